@@ -1,0 +1,134 @@
+// Connection: the MS-SMBD 1.0 state machine [MS-SMBD] 3.1, sans I/O. It owns no fd, clock, thread or buffer and
+// allocates nothing after construction. A driver feeds it events (time is an argument) and carries out what it asks for.
+//
+// Receiving: the driver posts receives (posting a receive is what makes credits grantable). A Data Transfer message is
+// received as a private header buffer of 24 bytes plus one slot: payload that starts at DataOffset 24 lies at offset 0
+// of the slot. Before negotiation ends, one receive of a private buffer of >= 512 bytes is used instead.
+//
+// Sending is pulled: the driver announces the upper-layer message at the head of its stream and how many of its bytes
+// are there; next_message() then yields one wire message after another while credits and rules allow.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "base/result.hpp"
+
+namespace smbdirect::connection {
+
+using Nanoseconds = int64_t;
+
+enum class Role : uint8_t { active, passive };  // [MS-SMBD] 3.1.1.1: initiator, acceptor
+
+// What we want. All sizes in bytes.
+struct Settings {
+    uint16_t send_credit_target = 255;    // CreditsRequested, 1..65535 (<= 255 stays visible to Wireshark)
+    uint16_t receive_credit_max = 255;    // receives outstanding at most
+    uint32_t max_send_size = 8136;        // offered as PreferredSendSize; strangers accept 1029..8136
+    uint32_t max_receive_size = 8192;     // >= 128
+    uint32_t max_fragmented_receive_size = 8 * 1024 * 1024 + 64 * 1024;  // >= 131072
+    uint32_t max_read_write_size = 8 * 1024 * 1024;
+    Nanoseconds negotiate_timeout_active = 120'000'000'000;
+    Nanoseconds negotiate_timeout_passive = 5'000'000'000;
+    Nanoseconds keepalive_interval = 120'000'000'000;
+    Nanoseconds keepalive_answer = 5'000'000'000;
+    bool send_with_invalidate = true;     // the fabric can
+};
+
+struct Negotiated {
+    uint16_t version = 0;
+    uint32_t max_send_size = 0, max_receive_size = 0;
+    uint32_t max_fragmented_send_size = 0, max_fragmented_receive_size = 0;
+    uint32_t max_read_write_size = 0;
+    uint32_t keepalive_interval_ms = 0;
+};
+
+enum class State : uint8_t { idle, connecting, negotiating, established, terminated };
+
+// One message to post now. header lives in the Connection until the next call.
+struct OutgoingMessage {
+    std::span<const std::byte> header;   // 20 (empty or request), 24 (data) or 32 bytes (response)
+    uint32_t payload_offset = 0;         // from the first not yet sent byte's message start: offset in the announced message
+    uint32_t payload_length = 0;
+    bool last_fragment = false;          // ends the announced message: announce the next one
+    std::optional<uint32_t> invalidate_token;
+    uint16_t credits_granted = 0;
+    uint16_t flags = 0;
+    uint32_t remaining_data_length = 0;
+};
+
+// What a received message means for the upper layer.
+struct Delivery {
+    uint32_t slot_offset = 0;     // payload lies here in the slot of the receive
+    uint32_t length = 0;          // 0: nothing to deliver, the slot is free again
+    bool first_fragment = false;
+    uint32_t message_length = 0;  // of the whole upper-layer message; valid with first_fragment
+    bool last_fragment = false;
+    std::optional<uint32_t> invalidated_token;  // goes up with the last fragment [MS-SMBD] 3.1.5.8
+    uint16_t credits_granted = 0, flags = 0;    // for the trace
+    uint32_t remaining_data_length = 0;
+};
+
+struct Counters {
+    uint64_t messages_sent = 0, messages_received = 0;      // Data Transfer messages, empty ones included
+    uint64_t empty_sent = 0, empty_received = 0;
+    uint64_t payload_bytes_sent = 0, payload_bytes_received = 0;
+    uint64_t upper_messages_sent = 0, upper_messages_received = 0;
+    uint64_t credits_granted = 0, credits_received = 0;
+    uint64_t keepalives_sent = 0, keepalives_answered = 0;
+    uint64_t stalls_no_credit = 0, stalls_last_credit = 0;  // times a message had to wait
+};
+
+class Connection {
+  public:
+    Connection(Role role, const Settings& settings);
+
+    // ---- life
+    void start(Nanoseconds now);                     // arms the negotiation timer
+    void on_transport_established(Nanoseconds now);  // active: the Negotiate Request becomes due
+    void on_transport_lost();                        // no action may follow
+    void on_timer(Nanoseconds now);                  // call at or after deadline()
+    std::optional<Nanoseconds> deadline() const;
+    State state() const;
+    // Set when state() became terminated by this side's decision: the driver disconnects (after sending what
+    // next_message() still yields: a failure response [MS-SMBD] 3.1.5.6).
+    std::optional<Error> termination() const;
+    const Negotiated& negotiated() const;
+    const Settings& settings() const;
+    const Counters& counters() const;
+
+    // ---- receiving
+    // How many more receives of negotiated().max_receive_size (header of 24 + slot) should be posted now.
+    uint32_t receives_wanted() const;
+    void on_receives_posted(uint32_t count);
+    // A negotiation message, in the private buffer. Returns an error when it ended the connection.
+    Result<void> on_negotiate_message(std::span<const std::byte> message, Nanoseconds now);
+    // A Data Transfer message of byte_length bytes whose first min(24, byte_length) bytes are `header` (a private
+    // copy). One posted receive was consumed by it.
+    Result<Delivery> on_data_transfer(std::span<const std::byte> header, uint32_t byte_length,
+                                      std::optional<uint32_t> invalidated_token, Nanoseconds now);
+    bool expects_negotiate_message() const;
+
+    // ---- sending
+    // The head of the driver's stream: a message of `length` bytes (> 0), `available` of which are there already. Call
+    // announce once a message, and on_available as more arrives. Error: EMSGSIZE beyond MaxFragmentedSendSize.
+    Result<void> announce_message(uint32_t length, uint32_t available, std::optional<uint32_t> invalidate_token);
+    void on_available(uint32_t available);           // total bytes of the announced message that are there
+    bool message_announced() const;                  // and not yet wholly handed out
+    // The next message to post, if any may go now: negotiation, fragment, grant, keep-alive or answer.
+    std::optional<OutgoingMessage> next_message(Nanoseconds now);
+
+    // ---- to look at
+    uint32_t send_credits() const;
+    uint32_t receives_outstanding() const;           // posted, not yet consumed by a message
+    uint32_t receive_credit_target() const;          // the peer's latest CreditsRequested, clamped
+    // Receives to keep posted: the window. Opens with use; the driver may lower the ceiling (memory) at any time.
+    void set_receive_ceiling(uint32_t receives);     // 1..receive_credit_max
+
+  private:
+    // (state: see connection.cpp)
+};
+
+}  // namespace smbdirect::connection
