@@ -9,6 +9,7 @@
 // are there; next_message() then yields one wire message after another while credits and rules allow.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -95,6 +96,8 @@ class Connection {
     // Set when state() became terminated by this side's decision: the driver disconnects (after sending what
     // next_message() still yields: a failure response [MS-SMBD] 3.1.5.6).
     std::optional<Error> termination() const;
+    // For the trace: the rule that was broken, or what else ended the connection; "" while there is nothing to say.
+    const char* termination_detail() const;
     const Negotiated& negotiated() const;
     const Settings& settings() const;
     const Counters& counters() const;
@@ -103,6 +106,9 @@ class Connection {
     // How many more receives of negotiated().max_receive_size (header of 24 + slot) should be posted now.
     uint32_t receives_wanted() const;
     void on_receives_posted(uint32_t count);
+    // Not one receive could be posted at the end of negotiation: the passive side answers with a failure response
+    // [MS-SMBD] 3.1.5.6, the active side gives up [MS-SMBD] 3.1.5.7. Later on, just post fewer than wanted.
+    void on_no_receives();
     // A negotiation message, in the private buffer. Returns an error when it ended the connection.
     Result<void> on_negotiate_message(std::span<const std::byte> message, Nanoseconds now);
     // A Data Transfer message of byte_length bytes whose first min(24, byte_length) bytes are `header` (a private
@@ -125,10 +131,78 @@ class Connection {
     uint32_t receives_outstanding() const;           // posted, not yet consumed by a message
     uint32_t receive_credit_target() const;          // the peer's latest CreditsRequested, clamped
     // Receives to keep posted: the window. Opens with use; the driver may lower the ceiling (memory) at any time.
-    void set_receive_ceiling(uint32_t receives);     // 1..receive_credit_max
+    void set_receive_ceiling(uint32_t receives);     // 1..receive_credit_max, better >= 4: see README.md
+    // The peer holds at most its last credit, which it may be unable to spend (because the program here does not
+    // read): silence says nothing about its life then, and only the transport can judge it.
+    bool peer_starved() const;
 
   private:
-    // (state: see connection.cpp)
+    enum class Keepalive : uint8_t { none, pending, sent };  // KeepaliveRequested [MS-SMBD] 3.1.1.1
+    enum class Phase : uint8_t { awaiting, request_due, request_sent, response_due, refusal_due, done };
+
+    bool alive() const { return state_ != State::terminated; }
+    std::unexpected<Error> terminate(Reason reason, int errnum, const char* detail);
+    std::unexpected<Error> violate(const char* detail);
+    std::unexpected<Error> ended() const;
+
+    Result<void> take_request(std::span<const std::byte> message);
+    Result<void> take_response(std::span<const std::byte> message, Nanoseconds now);
+    void establish(Nanoseconds now);
+    std::optional<OutgoingMessage> next_negotiate_message(Nanoseconds now);
+
+    void set_target(uint16_t credits_requested);
+    uint32_t window() const { return target_ < ceiling_ ? target_ : ceiling_; }
+    uint32_t known_to_peer() const { return posted_ - grantable_; }  // credits of the peer, those in flight included
+    bool grant_due() const;
+    bool must_send() const;
+    void on_idle(Nanoseconds now);
+    void count_stall();
+    OutgoingMessage emit(uint32_t payload, Nanoseconds now);
+
+    // What next_message() needs, close together.
+    State state_ = State::idle;
+    Keepalive keepalive_ = Keepalive::none;
+    bool answer_due_ = false;      // SendImmediate [MS-SMBD] 3.1.1.1: the peer asked for a sign of life
+    bool probe_due_ = false;       // a keep-alive without RESPONSE_REQUESTED, see peer_starved()
+    bool stalled_ = false;         // the present wait was counted
+    uint16_t credits_requested_ = 1;
+    uint32_t send_credits_ = 0;    // SendCredits; saturates
+    uint32_t posted_ = 0;          // receives posted and not consumed
+    uint32_t grantable_ = 0;       // of these: not yet announced to the peer
+    uint32_t target_ = 1;          // ReceiveCreditTarget, clamped
+    uint32_t ceiling_ = 1;
+    uint32_t fragment_size_ = 0;   // payload of a full fragment
+    uint32_t message_length_ = 0;  // announced message; 0 = none
+    uint32_t message_available_ = 0, message_sent_ = 0;
+    std::array<std::byte, 32> header_{};
+    Nanoseconds idle_deadline_ = 0;
+    Nanoseconds quiet_since_ = 0;  // when we last sent something, or wanted to
+    Counters counters_;
+    std::optional<uint32_t> message_token_;
+
+    // Receiving.
+    uint32_t receive_left_ = 0;    // FragmentReassemblyRemaining; > 0 inside a sequence
+    std::optional<uint32_t> invalidated_token_;
+
+    // Life.
+    Role role_;
+    Phase phase_ = Phase::awaiting;
+    bool transport_established_ = false;
+    bool early_request_ = false;   // the request overtook on_transport_established()
+    uint8_t early_length_ = 0;
+    uint32_t refusal_status_ = 0;
+    Nanoseconds negotiate_deadline_ = 0;
+    std::array<std::byte, 32> early_{};
+    Error end_;
+    bool ended_by_us_ = false;
+    const char* detail_ = "";
+    Settings settings_;
+    Negotiated negotiated_;
 };
+
+// The settings that get on best with the peers that exist: as acceptor, an idle interval above the 120 s of Linux's
+// older client and a longer wait for the answer, since that client's own keep-alive is a plain empty message and it
+// may leave RESPONSE_REQUESTED unanswered (src/connection/README.md).
+Settings default_settings(Role role);
 
 }  // namespace smbdirect::connection
