@@ -132,6 +132,10 @@ class Endpoint {
     // After this returns no remote access is possible [MS-SMBD] 3.1.4.4.
     virtual void deregister_memory(const MemoryRegion&) = 0;
 
+    // The peer is known to run this same fabric (the engine tells by its private data): what only our own kind takes,
+    // such as FPDUs beyond the path's segment size, may be used. Call it in on_established(), or before accept().
+    virtual void peer_is_own_kind() {}
+
     // At most limits().max_recv_wr outstanding.
     virtual Result<void> post_receive(uint64_t wr_id, std::span<const Sge>) = 0;
     // Queues; flush() puts all that is queued on the wire. Errors: ENOBUFS (queue full), ENOTCONN, EINVAL.
