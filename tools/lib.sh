@@ -127,6 +127,7 @@ make_share() {  # DIR PORT [LINE...]
         for line; do printf '    %s\n' "$line"; done
         printf '[share]\n    path = %s\n    guest ok = yes\n    read only = no\n' "$dir/share"
     } >"$dir/smb.conf"
+    cp "$dir/smb.conf" "$dir/client.conf"  # smbd and its helpers are known by the other name
 }
 
 # Starts smbd on DIR/smb.conf in a session of its own: at its end smbd signals its whole process group. Sets smbd_pid.
@@ -137,6 +138,7 @@ start_smbd() {  # DIR PORT [NAME=VALUE...]
     setsid env "$@" smbd -F --no-process-group -s "$dir/smb.conf" --log-basename="$dir/state" \
         </dev/null >>"$dir/smbd.out" 2>&1 &
     smbd_pid=$!
+    disown "$smbd_pid"  # its end is no news for the terminal
     if ! wait_until 30 smbd_listens "$port" || is_gone "$smbd_pid"; then
         printf 'smbd did not start to listen on port %s. Its last words:\n' "$port" >&2
         tail -n 15 "$dir/smbd.out" "$dir/state/log" >&2 2>/dev/null || :
@@ -150,7 +152,6 @@ stop_smbd() {  # DIR PID
     local dir=$1 pid=$2
     kill -TERM "$pid" 2>/dev/null || :
     wait_until 10 is_gone "$pid" || kill -KILL "$pid" 2>/dev/null || :
-    wait "$pid" 2>/dev/null || :
     # The RPC helpers have sessions of their own and would wait for work for another minute.
     signal_all TERM "$dir/smb.conf"
     wait_until 5 nothing_runs_with "$dir/smb.conf" || signal_all KILL "$dir/smb.conf"
