@@ -1,0 +1,366 @@
+#include "engine/driver.hpp"
+
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "engine/private_data.hpp"
+
+namespace smbdirect::engine {
+
+using connection::Role;
+using connection::State;
+using session::ConnectionState;
+using session::End;
+
+Driver::Driver(const DriverContext& context, DriverEvents* events, uint64_t id)
+    : context_(context), events_(events), id_(id) {
+    sends_.resize(context.settings->send_queue);
+}
+
+Driver::~Driver() {
+    if (timer_) context_.loop->cancel_timer(timer_);
+    if (close_timer_) context_.loop->cancel_timer(close_timer_);
+    if (mirror_.b() >= 0) {
+        context_.loop->unwatch(mirror_.b(), this);
+        mirror_.close_reset();
+    }
+    endpoint_.reset();
+    if (memfd_ >= 0) ::close(memfd_);
+    session::unmap_connection_memory(&view_);
+    if (counted_open_) --context_.counters->connections_open;
+    context_.trace->forget_connection(id_);
+}
+
+// ---------------------------------------------------------------- making
+
+Result<void> Driver::create_memory(bool accepted, uint32_t face) {
+    memfd_ = session::create_connection_memory(context_.settings->geometry, &view_);
+    if (memfd_ < 0) return smbdirect::fail(Reason::engine_resources);
+    auto* memory = view_.memory;
+    memory->connection_id = id_;
+    memory->engine_id = context_.engine_id;
+    memory->face = face;
+    memory->accepted = accepted ? 1 : 0;
+    memory->state.store(ConnectionState::connecting, std::memory_order_relaxed);
+    return {};
+}
+
+Result<void> Driver::register_private_buffers() {
+    const auto& settings = *context_.settings;
+    max_slots_ = std::min<uint32_t>(settings.geometry.receive_ring_entries, 2u * settings.stranger.receive_credit_max);
+    receive_headers_ = kNegotiateBuffer;
+    send_headers_ = receive_headers_ + max_slots_ * kHeaderStride;
+    private_.resize(send_headers_ + settings.send_queue * kHeaderStride);
+    auto region = endpoint_->register_memory(private_.data(), private_.size(), fabric::access_none);
+    if (!region) return std::unexpected(region.error());
+    private_region_ = *region;
+    return post_negotiate_receive();
+}
+
+void Driver::create_core(Role role, bool own_kind) {
+    own_kind_ = own_kind;
+    core_settings_ = own_kind ? context_.settings->own_kind : context_.settings->stranger;
+    core_settings_.send_with_invalidate = endpoint_->limits().send_with_invalidate;
+    core_.emplace(role, core_settings_);
+    if (own_kind) endpoint_->peer_is_own_kind();
+    core_->start(context_.loop->now());
+}
+
+Result<void> Driver::start_connect(fabric::Fabric* fabric, const fabric::ConnectParameters& parameters,
+                                   const sockaddr_storage& peer_shown, uint32_t face, int* a) {
+    if (auto made = create_memory(false, face); !made) return made;
+    session::MirrorPair pair;
+    if (!session::make_mirror_pair(view_.memory, true, &pair)) return smbdirect::fail(Reason::engine_resources);
+    *a = pair.a;
+    attach_mirror(pair.b);
+    fabric::ConnectParameters wanted = parameters;
+    wanted.private_data = make_private_data(wanted.ird, wanted.ord);
+    wanted.send_queue = context_.settings->send_queue;
+    wanted.receive_queue = context_.settings->stranger.receive_credit_max + 1;
+    auto endpoint = fabric->connect(wanted, this);
+    if (!endpoint) return std::unexpected(endpoint.error());
+    endpoint_ = std::move(*endpoint);
+    view_.memory->peer = peer_shown;
+    view_.memory->local = endpoint_->local_address();
+    std::strncpy(view_.memory->fabric, endpoint_->fabric_name(), sizeof view_.memory->fabric - 1);
+    return register_private_buffers();
+}
+
+Result<void> Driver::start_accept(std::unique_ptr<fabric::Endpoint> endpoint, const fabric::PrivateData& peer,
+                                  const sockaddr_storage& local_shown, uint32_t face) {
+    passive_ = true;
+    endpoint_ = std::move(endpoint);
+    local_shown_ = local_shown;
+    face_ = face;
+    if (auto registered = register_private_buffers(); !registered) return registered;
+    create_core(Role::passive, is_own_kind(peer));
+    fabric::AcceptParameters parameters;
+    parameters.send_queue = context_.settings->send_queue;
+    parameters.receive_queue = context_.settings->stranger.receive_credit_max + 1;
+    // A peer that sent the 8 bytes alone gets an answer in kind; one that sent none expects none [MS-SMBD] 6.2.
+    if (peer.length >= kIrdOrdLength) {
+        parameters.private_data = make_private_data(parameters.ird, parameters.ord);
+        if (!own_kind_) parameters.private_data.length = kIrdOrdLength;
+    }
+    auto accepted = endpoint_->accept(parameters, this);
+    arm_timer();
+    return accepted;
+}
+
+Result<void> Driver::make_pair(int* a) {
+    session::MirrorPair pair;
+    if (!session::make_mirror_pair(view_.memory, false, &pair)) return smbdirect::fail(Reason::engine_resources);
+    *a = pair.a;
+    attach_mirror(pair.b);
+    return {};
+}
+
+void Driver::adopt_b(int b) { attach_mirror(b); }
+
+void Driver::attach_mirror(int b) {
+    mirror_.attach(view_, b);
+    context_.loop->watch(b, EPOLLIN | EPOLLRDHUP | EPOLLET, this);
+}
+
+void Driver::proceed() {
+    held_ = false;
+    turn();
+}
+
+void Driver::refuse(Error error) {
+    held_ = false;
+    fail(error);
+}
+
+// ---------------------------------------------------------------- events
+
+void Driver::on_established(const fabric::PrivateData& peer) {
+    if (finished_ || disconnecting_) return;
+    if (!passive_) {
+        create_core(Role::active, is_own_kind(peer));
+        view_.memory->local = endpoint_->local_address();
+    }
+    core_->on_transport_established(context_.loop->now());
+    turn();
+}
+
+void Driver::on_completions() { turn(); }
+
+void Driver::on_ready(uint32_t epoll_events) {
+    if (epoll_events & EPOLLHUP) program_gone_ = true;
+    turn();
+}
+
+void Driver::on_disconnected(Error error) {
+    if (finished_) return;
+    take_completions();  // what came before the end is delivered before it
+    peer_gone_ = true;
+    if (core_) core_->on_transport_lost();
+    if (mirror_.b() >= 0) mirror_.announce(slots_.head(), bytes_published_);
+    if (held_) held_ = false;
+    end_for_program(error);
+    turn();
+}
+
+void Driver::on_timer() {
+    timer_ = 0;
+    if (finished_ || !core_ || peer_gone_) return;
+    core_->on_timer(context_.loop->now());
+    turn();
+}
+
+void Driver::arm_timer() {
+    if (!core_ || finished_ || peer_gone_) return;
+    auto deadline = core_->deadline();
+    // A deadline that moved later needs nothing: the timer looks again when it fires.
+    if (!deadline || (timer_ && timer_deadline_ <= *deadline)) return;
+    if (timer_) context_.loop->cancel_timer(timer_);
+    timer_deadline_ = *deadline;
+    timer_ = context_.loop->add_timer(*deadline, [this] { on_timer(); });
+}
+
+// ---------------------------------------------------------------- the turn
+
+void Driver::turn() {
+    if (finished_ || in_turn_) return;
+    in_turn_ = true;
+    do {
+        if (mirror_.b() >= 0 && !mirror_.begin_turn()) {
+            ++context_.counters->program_violations;
+            fail({Reason::foreign_data_call, ECONNRESET});
+            break;
+        }
+        if (!work()) break;
+    } while (mirror_.b() >= 0 && mirror_.end_turn());
+    in_turn_ = false;
+    if (program_gone_ || write_shut_ || peer_gone_) finish_when_drained();
+    arm_timer();
+}
+
+// False: the connection failed on the way, nothing more is to be done in this turn.
+bool Driver::work() {
+    take_completions();
+    if (view_.memory) {
+        look_at_program();
+        if (mirror_.b() >= 0) mirror_.announce(slots_.head(), bytes_published_);
+    }
+    if (!core_ || disconnecting_) return true;
+    if (peer_gone_) return answer_sends_after_end();
+    if (auto termination = core_->termination()) {
+        pump();  // a failure response may be due [MS-SMBD] 3.1.5.6
+        if (termination->reason == Reason::protocol_violation) ++context_.counters->protocol_violations;
+        fail(*termination);
+        return false;
+    }
+    if (held_) return true;
+    replenish();
+    if (!take_program_stream()) return false;
+    pump();
+    if (!counted_open_ && established()) settle_established();
+    if (mirror_.b() >= 0) mirror_.release(transmit_released_);
+    return true;
+}
+
+// The program sends although the peer has ended the connection: TCP's answer is a reset, with EPIPE as the error.
+bool Driver::answer_sends_after_end() {
+    uint64_t head = transmit_head_;
+    if (mirror_.b() < 0 || !mirror_.read_transmit_head(&head) || head == transmit_head_) return true;
+    view_.memory->error.store(EPIPE);
+    view_.memory->end.store(End::reset);
+    drop_mirror(true);
+    return true;
+}
+
+void Driver::look_at_program() {
+    if (mirror_.b() < 0) return;
+    uint64_t tail = 0;
+    if (!mirror_.read_receive_tail(&tail)) {
+        ++context_.counters->program_violations;
+        fail({Reason::shared_memory_violation, ECONNRESET});
+        return;
+    }
+    slots_.consumed_up_to(tail);
+    if (!write_shut_ && (view_.memory->shutdown.load() & session::shutdown_write)) {
+        write_shut_ = true;
+        mirror_.switch_out_on();
+    }
+}
+
+void Driver::settle_established() {
+    counted_open_ = true;
+    ++context_.counters->connections_total;
+    ++context_.counters->connections_open;
+    if (std::strcmp(endpoint_->fabric_name(), "memory") == 0) ++context_.counters->connections_memory;
+    view_.memory->max_fragmented_send_size.store(core_->negotiated().max_fragmented_send_size);
+    view_.memory->state.store(ConnectionState::established);
+    if (!passive_) mirror_.switch_out_on();
+    trace_negotiated();
+}
+
+// ---------------------------------------------------------------- ends
+
+void Driver::fail(Error error) {
+    if (peer_gone_ || disconnecting_) return end_for_program(error);
+    trace_line("ends", error);
+    disconnecting_ = true;
+    if (!counted_open_) ++context_.counters->connections_failed;
+    else ++context_.counters->connections_reset;
+    end_for_program(error);
+    endpoint_->flush();
+    endpoint_->disconnect();
+    close_timer_ = context_.loop->add_timer(
+        context_.loop->now() + int64_t{context_.settings->close_timeout_ms} * 1'000'000, [this] {
+            close_timer_ = 0;
+            peer_gone_ = true;
+            endpoint_->abort();
+            finish();
+        });
+}
+
+void Driver::end_for_program(Error error) {
+    if (program_told_ || !view_.memory) return;
+    program_told_ = true;
+    if (!disconnecting_) {
+        trace_line("ended", error);
+        if (!counted_open_) ++context_.counters->connections_failed;
+        else if (error.errnum) ++context_.counters->connections_reset;
+    }
+    auto* memory = view_.memory;
+    const bool never_stood = memory->state.load() == ConnectionState::connecting && !passive_;
+    memory->reason.store(static_cast<uint32_t>(error.reason));
+    if (error.errnum == 0 && !never_stood) {
+        memory->end.store(End::orderly);
+        memory->state.store(ConnectionState::ended);
+        if (mirror_.b() >= 0) mirror_.end_of_stream();
+        return;
+    }
+    memory->error.store(error.errnum ? error.errnum : ECONNREFUSED);
+    memory->end.store(End::reset);
+    memory->state.store(never_stood ? ConnectionState::failed : ConnectionState::ended);
+    drop_mirror(true);
+}
+
+void Driver::drop_mirror(bool reset) {
+    if (mirror_.b() < 0) return;
+    context_.loop->unwatch(mirror_.b(), this);
+    if (reset) mirror_.close_reset();
+    else mirror_.close_orderly();
+    program_gone_ = true;  // nothing more can come from it
+}
+
+// The program has closed or shut its sending side, or the peer is gone: is there anything left to do?
+void Driver::finish_when_drained() {
+    if (finished_) return;
+    if (peer_gone_ || !endpoint_) {
+        if (program_gone_ || mirror_.b() < 0) finish();
+        return;
+    }
+    if (disconnecting_) return;
+    const bool unread = program_gone_ && slots_.published_count() != 0 && !program_told_;
+    if (program_gone_ && view_.memory && (unread || view_.memory->abort.load() || !counted_open_)) {
+        // As TCP: unread data, or SO_LINGER {1, 0}, make close() a reset.
+        trace_line("aborted by the program", {Reason::local_abort, 0});
+        endpoint_->abort();
+        peer_gone_ = true;
+        return finish();
+    }
+    const bool whole = !core_ || (!core_->message_announced() && transmit_head_ == message_end_);
+    if (send_head_ == send_tail_ && (whole || program_gone_)) {
+        trace_line(program_gone_ ? "closed by the program" : "shut down by the program", {Reason::local_close, 0});
+        disconnecting_ = true;
+        endpoint_->disconnect();
+    }
+    if (!close_timer_ && program_gone_) {
+        close_timer_ = context_.loop->add_timer(
+            context_.loop->now() + int64_t{context_.settings->close_timeout_ms} * 1'000'000, [this] {
+                close_timer_ = 0;
+                peer_gone_ = true;
+                endpoint_->abort();
+                finish();
+            });
+    }
+}
+
+void Driver::finish() {
+    if (finished_) return;
+    finished_ = true;
+    if (mirror_.b() >= 0) drop_mirror(true);
+    context_.loop->defer([events = events_, self = this] { events->on_gone(self); });
+}
+
+void Driver::sweep() {
+    if (finished_ || !view_.memory) return;
+    if (mirror_.b() >= 0 && slots_.published_count() != 0) mirror_.nudge_after_dead_owner();
+    if (!received_since_sweep_ && ceiling_ > initial_ceiling_) {
+        ceiling_ = initial_ceiling_;
+        if (core_) core_->set_receive_ceiling(ceiling_);
+        give_back_idle_memory();
+    }
+    received_since_sweep_ = false;
+}
+
+}  // namespace smbdirect::engine

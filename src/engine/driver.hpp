@@ -1,0 +1,178 @@
+// Driver: one SMBDIRECT connection of a program. It ties together the MS-SMBD state machine (connection::Connection),
+// the transport (fabric::Endpoint), the program's shared memory and the readiness mirror, and owns all four.
+//
+// Everything happens in turns: whatever event comes first (completions, the doorbell, a timer), turn() looks at all of
+// the connection, once, in one order: take what arrived, take back what the program consumed, publish, grant, send.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "connection/connection.hpp"
+#include "engine/counters.hpp"
+#include "engine/settings.hpp"
+#include "engine/slots.hpp"
+#include "engine/trace_writer.hpp"
+#include "fabric/fabric.hpp"
+#include "session/readiness.hpp"
+
+namespace smbdirect::engine {
+
+class Driver;
+
+// What a driver tells its owner. May destroy the driver only later (EventLoop::defer).
+class DriverEvents {
+  public:
+    // Passive side: a valid Negotiate Request arrived; the memory and B stand. Answer with Driver::proceed() once the
+    // program has been told, or refuse().
+    virtual void on_ready_to_accept(Driver*) = 0;
+    virtual void on_gone(Driver*) = 0;  // nothing is left to do; called once
+
+  protected:
+    ~DriverEvents() = default;
+};
+
+struct DriverContext {
+    fabric::EventLoop* loop;
+    const Settings* settings;
+    Counters* counters;
+    TraceWriter* trace;
+    uint64_t engine_id;
+};
+
+class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
+  public:
+    Driver(const DriverContext&, DriverEvents*, uint64_t id);
+    ~Driver();
+    Driver(const Driver&) = delete;
+    Driver& operator=(const Driver&) = delete;
+
+    // Active side. `a` receives the program's descriptor (the caller's to pass and close).
+    Result<void> start_connect(fabric::Fabric*, const fabric::ConnectParameters&, const sockaddr_storage& peer_shown,
+                               uint32_t face, int* a);
+    // Passive side: takes the endpoint of a connection request.
+    Result<void> start_accept(std::unique_ptr<fabric::Endpoint>, const fabric::PrivateData& peer,
+                              const sockaddr_storage& local_shown, uint32_t face);
+    // Passive side, after on_ready_to_accept: a mirror pair whose A goes to the program by claim, or B alone, connected
+    // to an AF_UNIX listener.
+    Result<void> make_pair(int* a);
+    void adopt_b(int b);
+    void proceed();                // send the Negotiate Response
+    void refuse(Error);
+
+    uint64_t id() const { return id_; }
+    int memfd() const { return memfd_; }
+    const session::ConnectionMemory* memory() const { return view_.memory; }
+    bool established() const { return core_ && core_->state() == connection::State::established; }
+    void sweep();                  // once a second: idle memory goes back, dead lock owners are noticed
+
+    // EndpointEvents, Watcher
+    void on_established(const fabric::PrivateData& peer) override;
+    void on_completions() override;
+    void on_disconnected(Error) override;
+    void on_ready(uint32_t epoll_events) override;
+
+  private:
+    struct SendEntry {
+        uint64_t transmit_end;  // the program's ring is free up to here once this message is out
+    };
+
+    // driver.cpp: life
+    Result<void> create_memory(bool accepted, uint32_t face);
+    Result<void> register_private_buffers();
+    void create_core(connection::Role, bool own_kind);
+    void settle_established();
+    void attach_mirror(int b);
+    void turn();
+    bool work();
+    void look_at_program();
+    void arm_timer();
+    void on_timer();
+    void fail(Error);              // this side ends it: the peer is disconnected, the program sees `error`
+    void end_for_program(Error);   // publishes the end to the program
+    void finish_when_drained();
+    void finish();
+    bool answer_sends_after_end();
+    void drop_mirror(bool reset);
+
+    // driver_trace.cpp
+    void trace_line(const char* what, Error);
+    void trace_violation();
+    void trace_negotiated();
+    void trace_received(const connection::Delivery&, uint32_t length);
+    void trace_sent(const connection::OutgoingMessage&);
+    void trace_stall();
+
+    // driver_receive.cpp
+    Result<void> post_negotiate_receive();
+    Result<void> prepare_receive_area();
+    void take_completions();
+    bool take_receive(const fabric::Completion&);
+    bool take_negotiate_message(const fabric::Completion&);
+    bool publish(uint32_t slot, const connection::Delivery&);
+    void replenish();
+    void give_back_idle_memory();
+
+    // driver_send.cpp
+    bool take_program_stream();
+    bool announce_next();
+    void pump();
+    bool post(const connection::OutgoingMessage&);
+    void complete_send(const fabric::Completion&);
+
+    std::byte* header_of_slot(uint32_t slot) { return private_.data() + receive_headers_ + slot * kHeaderStride; }
+    std::byte* header_of_send(uint32_t index) { return private_.data() + send_headers_ + index * kHeaderStride; }
+
+    static constexpr size_t kHeaderStride = 32;
+    static constexpr size_t kNegotiateBuffer = 512;  // [MS-SMBD] 3.1.4.1
+    static constexpr uint64_t kNegotiateWrId = UINT64_MAX;
+
+    const DriverContext context_;
+    DriverEvents* const events_;
+    const uint64_t id_;
+
+    std::unique_ptr<fabric::Endpoint> endpoint_;
+    std::optional<connection::Connection> core_;
+    connection::Settings core_settings_;
+    session::ConnectionView view_;
+    sockaddr_storage local_shown_{};
+    uint32_t face_ = 6;
+    std::shared_ptr<int> alive_ = std::make_shared<int>(0);  // expires with us: for deferred tasks
+    int memfd_ = -1;
+    session::EngineMirror mirror_;
+
+    // private buffers: negotiate receive, header per slot, header per send
+    std::vector<std::byte> private_;
+    size_t receive_headers_ = 0, send_headers_ = 0;
+    uint32_t max_slots_ = 0;
+    fabric::MemoryRegion private_region_, receive_region_, transmit_region_;
+
+    // receive
+    SlotLedger slots_;
+    uint32_t slot_size_ = 0;
+    uint64_t bytes_published_ = 0;
+    uint32_t ceiling_ = 0, initial_ceiling_ = 0, ceiling_max_ = 0;
+    bool received_since_sweep_ = false;
+
+    // send
+    std::vector<SendEntry> sends_;      // a ring of send_queue entries
+    uint64_t send_head_ = 0, send_tail_ = 0;
+    uint64_t transmit_head_ = 0;        // the program's head as last copied and checked
+    uint64_t message_start_ = 0;        // stream position of the payload of the announced message
+    uint64_t message_end_ = 0;          // stream position behind it
+    uint64_t transmit_released_ = 0, last_transmit_end_ = 0;
+
+    uint64_t timer_ = 0;
+    fabric::Nanoseconds timer_deadline_ = 0;
+    uint64_t close_timer_ = 0;
+    bool passive_ = false, own_kind_ = false, held_ = false;  // held_: the response waits for proceed()
+    bool peer_gone_ = false;         // on_disconnected came, or we cut it
+    bool program_gone_ = false;      // the last holder of A closed it
+    bool program_told_ = false;      // the end was published
+    bool disconnecting_ = false, finished_ = false, in_turn_ = false, counted_open_ = false;
+    bool write_shut_ = false;
+};
+
+}  // namespace smbdirect::engine

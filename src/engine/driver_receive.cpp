@@ -1,0 +1,155 @@
+// Receiving: completions become descriptors for the program, and consumed slots become posted receives again.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+
+#include "engine/driver.hpp"
+
+namespace smbdirect::engine {
+
+using connection::State;
+
+Result<void> Driver::post_negotiate_receive() {
+    fabric::Sge sge{private_.data(), kNegotiateBuffer, private_region_.lkey};
+    return endpoint_->post_receive(kNegotiateWrId, {&sge, 1});
+}
+
+// Once the sizes are negotiated: a slot holds the largest payload that the peer may send.
+Result<void> Driver::prepare_receive_area() {
+    const auto& geometry = context_.settings->geometry;
+    slot_size_ = core_->negotiated().max_receive_size - 24;
+    uint32_t slots = std::min(geometry.receive_area_size / slot_size_, max_slots_);
+    slots_.initialise(slots, geometry.receive_ring_entries);
+    // Half of the slots may wait for the program while the other half is posted.
+    ceiling_max_ = std::clamp<uint32_t>(slots / 2, 1, core_settings_.receive_credit_max);
+    initial_ceiling_ = std::clamp<uint32_t>(context_.settings->initial_receive_bytes / slot_size_, 4, ceiling_max_);
+    ceiling_ = initial_ceiling_;
+    core_->set_receive_ceiling(ceiling_);
+    auto receive = endpoint_->register_memory(view_.receive_area(), geometry.receive_area_size, fabric::access_none);
+    if (!receive) return std::unexpected(receive.error());
+    receive_region_ = *receive;
+    auto transmit = endpoint_->register_memory(view_.transmit(), geometry.transmit_size, fabric::access_none);
+    if (!transmit) return std::unexpected(transmit.error());
+    transmit_region_ = *transmit;
+    return {};
+}
+
+void Driver::take_completions() {
+    if (!endpoint_) return;
+    std::array<fabric::Completion, 64> batch;
+    size_t count;
+    do {
+        count = endpoint_->poll(batch);
+        for (size_t i = 0; i < count; ++i) {
+            if (batch[i].opcode != fabric::Opcode::receive) complete_send(batch[i]);
+            else if (!take_receive(batch[i])) return;
+        }
+    } while (count == batch.size());
+}
+
+bool Driver::take_receive(const fabric::Completion& completion) {
+    if (completion.wr_id == kNegotiateWrId) return take_negotiate_message(completion);
+    const auto slot = static_cast<uint32_t>(completion.wr_id);
+    if (completion.status != fabric::Status::success || !core_ || core_->termination() || disconnecting_) {
+        slots_.give_back(slot);
+        return true;
+    }
+    std::optional<uint32_t> token;
+    if (completion.invalidated) token = completion.invalidated_rkey;
+    const size_t header = std::min<size_t>(completion.byte_length, 24);
+    auto delivery = core_->on_data_transfer({header_of_slot(slot), header}, completion.byte_length, token, context_.loop->now());
+    if (!delivery) {
+        slots_.give_back(slot);
+        trace_violation();
+        return true;  // work() sees the termination
+    }
+    ++context_.counters->messages_received;
+    context_.counters->bytes_received += delivery->length;
+    received_since_sweep_ = true;
+    if (context_.trace->active()) trace_received(*delivery, completion.byte_length);
+    if (delivery->length == 0) {
+        slots_.give_back(slot);
+        return true;
+    }
+    if (delivery->last_fragment) ++context_.counters->upper_messages_received;
+    return publish(slot, *delivery);
+}
+
+bool Driver::take_negotiate_message(const fabric::Completion& completion) {
+    if (completion.status != fabric::Status::success || !core_ || disconnecting_) return true;
+    std::span<const std::byte> message(private_.data(), std::min<size_t>(completion.byte_length, kNegotiateBuffer));
+    if (auto taken = core_->on_negotiate_message(message, context_.loop->now()); !taken) {
+        trace_violation();
+        return true;  // work() sees the termination
+    }
+    if (passive_) {
+        auto made = create_memory(true, face_);
+        if (!made) return fail(made.error()), false;
+        view_.memory->local = local_shown_;
+        view_.memory->peer = endpoint_->remote_address();
+        std::strncpy(view_.memory->fabric, endpoint_->fabric_name(), sizeof view_.memory->fabric - 1);
+    }
+    if (auto prepared = prepare_receive_area(); !prepared) return fail(prepared.error()), false;
+    if (passive_) {
+        held_ = true;
+        context_.loop->defer([alive = std::weak_ptr<int>(alive_), this] {
+            if (!alive.expired() && held_) events_->on_ready_to_accept(this);
+        });
+    }
+    return true;
+}
+
+bool Driver::publish(uint32_t slot, const connection::Delivery& delivery) {
+    const uint64_t index = slots_.publish(slot);
+    auto& descriptor = view_.receive_ring()[index & (context_.settings->geometry.receive_ring_entries - 1)];
+    descriptor.offset = slot * slot_size_ + delivery.slot_offset;
+    descriptor.length = delivery.length;
+    descriptor.message_length = delivery.message_length;
+    descriptor.flags = delivery.first_fragment ? session::message_start : 0;
+    bytes_published_ += delivery.length + (delivery.first_fragment ? 4 : 0);
+    return true;
+}
+
+void Driver::replenish() {
+    if (slot_size_ == 0) return;
+    // The window opens with use: a peer that used up half of it within one turn would soon wait for credits.
+    if (ceiling_ < ceiling_max_ && core_->receives_outstanding() <= ceiling_ / 2 && established()) {
+        ceiling_ = std::min(ceiling_ * 2, ceiling_max_);
+        core_->set_receive_ceiling(ceiling_);
+    }
+    const uint32_t wanted = core_->receives_wanted();
+    uint32_t posted = 0;
+    while (posted < wanted) {
+        const uint32_t slot = slots_.take();
+        if (slot == SlotLedger::kNone) break;
+        std::array<fabric::Sge, 2> sges{
+            fabric::Sge{header_of_slot(slot), 24, private_region_.lkey},
+            fabric::Sge{view_.receive_area() + size_t{slot} * slot_size_, slot_size_, receive_region_.lkey}};
+        if (!endpoint_->post_receive(slot, sges)) {
+            slots_.give_back(slot);
+            break;
+        }
+        ++posted;
+    }
+    if (posted) core_->on_receives_posted(posted);
+    if (mirror_.b() < 0) return;
+    const bool starved = posted < wanted && slots_.published_count() != 0;
+    mirror_.request_return_at(starved ? slots_.tail() + (slots_.published_count() + 1) / 2 : UINT64_MAX);
+}
+
+// Pages of slots that are neither posted nor waiting for the program.
+void Driver::give_back_idle_memory() {
+    std::vector<uint32_t> free = slots_.free_sorted();
+    const size_t page = 4096;
+    for (size_t i = 0; i < free.size();) {
+        size_t j = i + 1;
+        while (j < free.size() && free[j] == free[j - 1] + 1) ++j;
+        const size_t begin = (size_t{free[i]} * slot_size_ + page - 1) / page * page;
+        const size_t end = (size_t{free[j - 1]} + 1) * slot_size_ / page * page;
+        if (end > begin) madvise(view_.receive_area() + begin, end - begin, MADV_REMOVE);
+        i = j;
+    }
+}
+
+}  // namespace smbdirect::engine

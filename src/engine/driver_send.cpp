@@ -1,0 +1,127 @@
+// Sending: the program's byte stream becomes upper-layer messages, and those become what Connection asks to post.
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "engine/driver.hpp"
+
+namespace smbdirect::engine {
+namespace {
+
+constexpr uint8_t kSessionMessage = 0x00, kSessionKeepAlive = 0x85;  // RFC 1002 4.3.1: the first of the 4 bytes
+
+}  // namespace
+
+// Looks how far the program has written. False: nonsense in the shared memory, the connection has failed.
+bool Driver::take_program_stream() {
+    if (mirror_.b() < 0 && !view_.memory) return true;
+    if (mirror_.b() < 0) return true;
+    uint64_t head = 0;
+    if (!mirror_.read_transmit_head(&head)) {
+        ++context_.counters->program_violations;
+        fail({Reason::shared_memory_violation, ECONNRESET});
+        return false;
+    }
+    transmit_head_ = head;
+    if (core_->message_announced())
+        core_->on_available(static_cast<uint32_t>(std::min(head, message_end_) - message_start_));
+    return true;
+}
+
+// Takes the next length header off the stream. False: there is none yet, or the connection failed.
+bool Driver::announce_next() {
+    const uint32_t size = context_.settings->geometry.transmit_size;
+    while (transmit_head_ - message_end_ >= 4) {
+        std::array<uint8_t, 4> header;
+        for (size_t i = 0; i < 4; ++i)  // one copy; what the program writes there afterwards changes nothing
+            header[i] = std::to_integer<uint8_t>(view_.transmit()[(message_end_ + i) & (size - 1)]);
+        const bool explicit_face = view_.memory->face != 6;
+        uint32_t length = uint32_t{header[1]} << 16 | uint32_t{header[2]} << 8 | header[3];
+        if (explicit_face) length |= uint32_t{header[0]} << 24;
+        const bool known = explicit_face || header[0] == kSessionMessage || (header[0] == kSessionKeepAlive && length == 0);
+        if (!known) {
+            ++context_.counters->program_violations;
+            fail({Reason::stream_framing, ECONNRESET});
+            return false;
+        }
+        message_start_ = message_end_ + 4;
+        message_end_ = message_start_ + length;
+        if (length == 0) {  // nothing goes on the wire for it
+            if (send_head_ == send_tail_) transmit_released_ = message_end_;
+            continue;
+        }
+        const auto available = static_cast<uint32_t>(std::min(transmit_head_, message_end_) - message_start_);
+        if (auto announced = core_->announce_message(length, available, std::nullopt); !announced) {
+            fail({Reason::message_too_large, EMSGSIZE});
+            return false;
+        }
+        return true;
+    }
+    return false;
+}
+
+void Driver::pump() {
+    const auto now = context_.loop->now();
+    const uint64_t stalls = core_->counters().stalls_no_credit + core_->counters().stalls_last_credit;
+    while (send_head_ - send_tail_ < sends_.size()) {
+        if (!core_->message_announced() && established()) announce_next();
+        if (disconnecting_) return;
+        auto message = core_->next_message(now);
+        if (!message) break;
+        if (!post(*message)) break;
+    }
+    endpoint_->flush();
+    const uint64_t stalls_now = core_->counters().stalls_no_credit + core_->counters().stalls_last_credit;
+    if (stalls_now != stalls) {
+        context_.counters->stalls_no_credit += stalls_now - stalls;
+        if (context_.trace->active()) trace_stall();
+    }
+}
+
+bool Driver::post(const connection::OutgoingMessage& message) {
+    const auto index = static_cast<uint32_t>(send_head_ % sends_.size());
+    std::memcpy(header_of_send(index), message.header.data(), message.header.size());
+    std::array<fabric::Sge, 3> sges{
+        fabric::Sge{header_of_send(index), static_cast<uint32_t>(message.header.size()), private_region_.lkey}};
+    size_t count = 1;
+    if (message.payload_length) {
+        const uint32_t size = context_.settings->geometry.transmit_size;
+        const uint64_t start = message_start_ + message.payload_offset;
+        const auto offset = static_cast<uint32_t>(start & (size - 1));
+        const uint32_t first = std::min(message.payload_length, size - offset);
+        sges[count++] = {view_.transmit() + offset, first, transmit_region_.lkey};
+        if (first < message.payload_length)
+            sges[count++] = {view_.transmit(), message.payload_length - first, transmit_region_.lkey};
+        last_transmit_end_ = start + message.payload_length;
+        ++context_.counters->messages_sent;
+        context_.counters->bytes_sent += message.payload_length;
+        if (message.last_fragment) ++context_.counters->upper_messages_sent;
+    } else if (message.header.size() == 20 && established()) {
+        ++context_.counters->messages_sent;
+    }
+    fabric::SendRequest request;
+    request.wr_id = index;
+    request.sges = {sges.data(), count};
+    if (message.invalidate_token) {
+        request.opcode = fabric::Opcode::send_with_invalidate;
+        request.invalidate_rkey = *message.invalidate_token;
+    }
+    sends_[index].transmit_end = last_transmit_end_;
+    ++send_head_;
+    if (context_.trace->active()) trace_sent(message);
+    if (auto posted = endpoint_->post_send(request); !posted) {
+        // The transport has broken; its on_disconnected says why. What was not posted never completes.
+        --send_head_;
+        return false;
+    }
+    return true;
+}
+
+void Driver::complete_send(const fabric::Completion&) {
+    // Completions come in posting order, flushed ones too; a flushed byte is as free as a sent one.
+    if (send_head_ == send_tail_) return;
+    transmit_released_ = std::max(transmit_released_, sends_[send_tail_ % sends_.size()].transmit_end);
+    ++send_tail_;
+}
+
+}  // namespace smbdirect::engine

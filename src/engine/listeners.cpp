@@ -1,0 +1,330 @@
+#include "engine/listeners.hpp"
+
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "engine/knock.hpp"
+#include "engine/socket_diag.hpp"
+#include "session/names.hpp"
+
+namespace smbdirect::engine {
+
+uint16_t port_of(const sockaddr_storage& address) {
+    return ntohs(reinterpret_cast<const sockaddr_in&>(address).sin_port);  // at the same place in sockaddr_in6
+}
+
+void set_port(sockaddr_storage* address, uint16_t port) { reinterpret_cast<sockaddr_in*>(address)->sin_port = htons(port); }
+
+uint16_t iwarp_port_for(uint16_t program_port) {
+    constexpr uint16_t kSmb = 445, kIwarp = 5445;  // [MS-SMBD] 1.9
+    if (program_port == kSmb || program_port == kIwarp) return kIwarp;
+    return program_port > 65535 - 5000 ? 0 : static_cast<uint16_t>(program_port + 5000);
+}
+
+ProgramListener::~ProgramListener() {
+    if (table) munmap(table, sizeof *table);
+    if (knock_memfd >= 0) close(knock_memfd);
+    if (pid_fd >= 0) close(pid_fd);
+}
+
+// What arrives on one fabric for one listener.
+class ListenerTable::Arrival final : public fabric::ListenerEvents {
+  public:
+    Arrival(ListenerTable* table, ProgramListener* listener) : table_(table), listener_(listener) {}
+
+    void on_request(std::unique_ptr<fabric::Endpoint> endpoint, const fabric::PrivateData& peer) override {
+        Driver* driver = table_->make_driver_();
+        table_->listener_of_[driver] = listener_->record.id;
+        sockaddr_storage shown = endpoint->local_address();
+        set_port(&shown, port_of(listener_->record.address));
+        if (auto started = driver->start_accept(std::move(endpoint), peer, shown, listener_->record.face); !started)
+            driver->refuse(started.error());
+    }
+
+  private:
+    ListenerTable* const table_;
+    ProgramListener* const listener_;
+};
+
+ListenerTable::ListenerTable(const DriverContext& context, fabric::Fabric* iwarp, fabric::Fabric* memory,
+                             std::function<Driver*()> make_driver, ListenerKeeper* keeper)
+    : context_(context), iwarp_(iwarp), memory_(memory), make_driver_(std::move(make_driver)), keeper_(keeper) {}
+
+ListenerTable::~ListenerTable() = default;
+
+ProgramListener* ListenerTable::find(uint64_t id) {
+    auto it = listeners_.find(id);
+    return it == listeners_.end() ? nullptr : it->second.get();
+}
+
+Result<void> ListenerTable::open_fabrics(ProgramListener* listener, int inherited_fd) {
+    fabric::ListenParameters parameters;
+    parameters.address = listener->record.address;
+    parameters.v6_only = listener->record.v6_only != 0;
+    set_port(&parameters.address, listener->record.rdma_port);
+    auto& arrivals = arrivals_[listener->record.id];
+    if (listener->record.fabric != session::FabricChoice::memory) {
+        parameters.inherited_fd = inherited_fd;
+        arrivals.push_back(std::make_unique<Arrival>(this, listener));
+        auto made = iwarp_->listen(parameters, arrivals.back().get());
+        if (!made) {
+            const int error = made.error().errnum;
+            const Reason reason = error == EADDRINUSE ? Reason::rdma_port_taken
+                                  : error == EACCES   ? Reason::rdma_port_denied
+                                                      : Reason::listen_failed;
+            return smbdirect::fail(reason, error);
+        }
+        listener->iwarp = std::move(*made);
+        if (listener->record.rdma_port == 0) listener->record.rdma_port = port_of(listener->iwarp->local_address());
+        set_port(&parameters.address, listener->record.rdma_port);
+    }
+    // Programs of this engine can always be reached ring to ring, if the rule of the connecting side says so.
+    parameters.inherited_fd = -1;
+    arrivals.push_back(std::make_unique<Arrival>(this, listener));
+    if (auto made = memory_->listen(parameters, arrivals.back().get())) listener->memory = std::move(*made);
+    else if (listener->record.fabric == session::FabricChoice::memory) return std::unexpected(made.error());
+    return {};
+}
+
+Result<ListenerTable::Made> ListenerTable::listen_beside(int tcp, const session::Request& request, int pid) {
+    ListenerRecord record;
+    socklen_t length = sizeof record.cookie;
+    int listening = 0, v6_only = 0;
+    if (getsockopt(tcp, SOL_SOCKET, SO_COOKIE, &record.cookie, &length) != 0) return smbdirect::fail(Reason::engine_refused, EINVAL);
+    for (auto& [id, listener] : listeners_)
+        if (listener->record.kind == ListenerKind::beside && listener->record.cookie == record.cookie)
+            return Made{id, listener->knock_memfd, listener->record.rdma_port, listener->record.address};
+    length = sizeof listening;
+    getsockopt(tcp, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length);
+    length = sizeof record.address;
+    if (!listening || getsockname(tcp, reinterpret_cast<sockaddr*>(&record.address), &length) != 0 ||
+        (record.address.ss_family != AF_INET && record.address.ss_family != AF_INET6))
+        return smbdirect::fail(Reason::engine_refused, EINVAL);
+    uint64_t cookie_of_namespace = 0;
+    length = sizeof cookie_of_namespace;
+    if (getsockopt(tcp, SOL_SOCKET, SO_NETNS_COOKIE, &cookie_of_namespace, &length) == 0 &&
+        cookie_of_namespace != session::network_namespace_cookie())
+        return smbdirect::fail(Reason::listener_other_namespace, EINVAL);
+    char device[32] = {};
+    length = sizeof device;
+    if (getsockopt(tcp, SOL_SOCKET, SO_BINDTODEVICE, device, &length) == 0 && device[0] && std::strcmp(device, "lo") != 0)
+        return smbdirect::fail(Reason::listener_bound_to_device, EINVAL);
+    length = sizeof v6_only;
+    if (record.address.ss_family == AF_INET6 && getsockopt(tcp, IPPROTO_IPV6, IPV6_V6ONLY, &v6_only, &length) == 0)
+        record.v6_only = v6_only != 0;
+    record.face = request.face;
+    record.fabric = request.fabric;
+    record.rdma_port = request.rdma_port ? request.rdma_port : iwarp_port_for(port_of(record.address));
+    if (record.rdma_port == 0) return smbdirect::fail(Reason::rdma_port_overflow, EADDRNOTAVAIL);
+    if (getrandom(&record.id, sizeof record.id, 0) != sizeof record.id) return smbdirect::fail(Reason::engine_resources);
+
+    for (auto it = listeners_.begin(); it != listeners_.end();) {  // a predecessor that nobody told us has gone
+        auto id = (it++)->first;
+        look_whether_gone(id);
+    }
+    auto listener = std::make_unique<ProgramListener>();
+    listener->record = record;
+    listener->knock_memfd = session::create_knock_table(record.id, &listener->table);
+    if (listener->knock_memfd < 0) return smbdirect::fail(Reason::engine_resources);
+    if (auto opened = open_fabrics(listener.get(), -1); !opened) {
+        listener.reset();
+        arrivals_.erase(record.id);
+        return std::unexpected(opened.error());
+    }
+    record = listener->record;
+    watch_registrar(listener.get(), pid);
+    keeper_->keep(record, listener->iwarp ? listener->iwarp->fd() : -1, listener->knock_memfd);
+    Made made{record.id, listener->knock_memfd, record.rdma_port, record.address};
+    listeners_[record.id] = std::move(listener);
+    return made;
+}
+
+Result<ListenerTable::Made> ListenerTable::listen_only(const session::Request& request) {
+    ListenerRecord record;
+    record.kind = ListenerKind::only;
+    record.face = request.face;
+    record.fabric = request.fabric;
+    record.address = request.local;
+    record.v6_only = request.v6_only;
+    const uint16_t port = port_of(record.address);
+    // An explicit 257 socket is taken at its word; a converted one follows the rule of ports.
+    record.rdma_port = request.rdma_port ? request.rdma_port : request.face == 6 && port ? iwarp_port_for(port) : port;
+    if (port && record.rdma_port == 0) return smbdirect::fail(Reason::rdma_port_overflow, EADDRNOTAVAIL);
+    if (getrandom(&record.id, sizeof record.id, 0) != sizeof record.id) return smbdirect::fail(Reason::engine_resources);
+    record.name_engine_id = context_.engine_id;
+
+    for (auto it = listeners_.begin(); it != listeners_.end();) {
+        auto id = (it++)->first;
+        look_whether_gone(id);
+    }
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const auto name = session::listener_name(record.name_engine_id, record.id);
+    if (fd < 0 || bind(fd, reinterpret_cast<const sockaddr*>(&name.address), name.length) != 0 ||
+        ::listen(fd, std::max<int>(request.backlog, 1)) != 0) {
+        if (fd >= 0) close(fd);
+        return smbdirect::fail(Reason::engine_resources);
+    }
+    auto listener = std::make_unique<ProgramListener>();
+    listener->record = record;
+    if (auto opened = open_fabrics(listener.get(), -1); !opened) {
+        close(fd);
+        listener.reset();
+        arrivals_.erase(record.id);
+        return std::unexpected(opened.error());
+    }
+    record = listener->record;
+    if (port == 0) set_port(&record.address, record.rdma_port);
+    listener->record.address = record.address;
+    watch_registrar(listener.get(), request.pid);
+    keeper_->keep(record, listener->iwarp ? listener->iwarp->fd() : -1, -1);
+    listeners_[record.id] = std::move(listener);
+    return Made{record.id, fd, record.rdma_port, record.address};
+}
+
+void ListenerTable::restore(const ListenerRecord& record, int rdma_socket, int knock_memfd) {
+    auto listener = std::make_unique<ProgramListener>();
+    listener->record = record;
+    listener->knock_memfd = knock_memfd;
+    if (knock_memfd >= 0 && !session::map_knock_table(knock_memfd, &listener->table)) return;
+    if (listener->table) {  // what the predecessor had under way died with it
+        for (auto& entry : listener->table->entry) entry.state.store(session::KnockState::free);
+        listener->table->knocking.store(0);
+    }
+    if (!open_fabrics(listener.get(), rdma_socket)) {
+        arrivals_.erase(record.id);
+        return;
+    }
+    listeners_[record.id] = std::move(listener);
+    look_whether_gone(record.id);
+}
+
+void ListenerTable::watch_registrar(ProgramListener* listener, int pid) {
+    if (pid > 0) listener->pid_fd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
+}
+
+void ListenerTable::look_whether_gone(uint64_t id) {
+    ProgramListener* listener = find(id);
+    if (!listener) return;
+    bool exists;
+    if (listener->record.kind == ListenerKind::beside) {
+        exists = tcp_listener_exists(listener->record.address, listener->record.cookie);
+    } else {
+        // An abstract name is bound as long as a holder of the listener lives.
+        const auto name = session::listener_name(listener->record.name_engine_id, id);
+        int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        exists = bind(probe, reinterpret_cast<const sockaddr*>(&name.address), name.length) != 0 && errno == EADDRINUSE;
+        close(probe);
+    }
+    if (!exists) remove(id);
+}
+
+void ListenerTable::sweep() {
+    std::vector<uint64_t> ids;
+    for (auto& [id, listener] : listeners_) ids.push_back(id);
+    for (auto id : ids) look_whether_gone(id);
+}
+
+void ListenerTable::remove(uint64_t id) {
+    ProgramListener* listener = find(id);
+    if (!listener) return;
+    std::vector<Driver*> waiting;
+    for (auto& [driver, of] : listener_of_)
+        if (of == id) waiting.push_back(driver);
+    for (auto it = knocks_.begin(); it != knocks_.end();)
+        it = (*it)->listener() == listener ? knocks_.erase(it) : std::next(it);
+    for (auto* driver : waiting) {
+        listener_of_.erase(driver);
+        driver->refuse({Reason::listener_gone, ECONNREFUSED});
+    }
+    listener->iwarp.reset();
+    listener->memory.reset();
+    keeper_->drop(id);
+    // The arrival objects may be on the stack above us.
+    context_.loop->defer([old = std::shared_ptr<ProgramListener>(std::move(listeners_[id])),
+                          arrivals = std::make_shared<std::vector<std::unique_ptr<Arrival>>>(std::move(arrivals_[id]))] {});
+    listeners_.erase(id);
+    arrivals_.erase(id);
+}
+
+void ListenerTable::announce(Driver* driver) {
+    auto of = listener_of_.find(driver);
+    ProgramListener* listener = of == listener_of_.end() ? nullptr : find(of->second);
+    if (!listener) return driver->refuse({Reason::listener_gone, ECONNREFUSED});
+    if (listener->record.kind == ListenerKind::beside) knock(listener, driver);
+    else connect_unix(listener, driver, 250);
+}
+
+void ListenerTable::knock(ProgramListener* listener, Driver* driver) {
+    ++context_.counters->knocks;
+    knocks_.push_back(std::make_unique<Knock>(this, listener, driver));
+    if (auto started = knocks_.back()->start(context_.loop, listener->record.address); !started) {
+        const Error error = started.error();
+        const uint64_t id = listener->record.id;
+        knocks_.pop_back();
+        driver->refuse(error);
+        if (error.reason == Reason::listener_gone) look_whether_gone(id);
+    }
+}
+
+void ListenerTable::end_knock(Knock* knock) {
+    listener_of_.erase(knock->driver());
+    knocks_.remove_if([knock](const auto& k) { return k.get() == knock; });
+}
+
+// The AF_UNIX listener's backlog gives no event when it has room again, so a full one is tried again for a while.
+void ListenerTable::connect_unix(ProgramListener* listener, Driver* driver, int attempts_left) {
+    constexpr fabric::Nanoseconds kRetry = 20'000'000;
+    const uint64_t id = listener->record.id;
+    int b = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    const auto own = session::mirror_name(context_.engine_id, driver->id(), 'b');
+    const auto target = session::listener_name(listener->record.name_engine_id, id);
+    if (b >= 0 && bind(b, reinterpret_cast<const sockaddr*>(&own.address), own.length) == 0 &&
+        connect(b, reinterpret_cast<const sockaddr*>(&target.address), target.length) == 0) {
+        listener_of_.erase(driver);
+        driver->adopt_b(b);
+        driver->proceed();
+        return;
+    }
+    const int error = errno;
+    if (b >= 0) close(b);
+    if (error == EAGAIN && attempts_left > 0) {
+        context_.loop->add_timer(context_.loop->now() + kRetry, [this, id, driver, attempts_left] {
+            auto of = listener_of_.find(driver);
+            if (of == listener_of_.end() || of->second != id) return;  // the driver has gone meanwhile
+            if (auto* still = find(id)) connect_unix(still, driver, attempts_left - 1);
+        });
+        return;
+    }
+    listener_of_.erase(driver);
+    driver->refuse({error == ECONNREFUSED ? Reason::listener_gone : Reason::listener_backlog, ECONNREFUSED});
+    if (error == ECONNREFUSED) look_whether_gone(id);
+}
+
+void ListenerTable::forget(Driver* driver) {
+    listener_of_.erase(driver);
+    knocks_.remove_if([driver](const auto& knock) { return knock->driver() == driver; });
+}
+
+Result<ListenerTable::Claimed> ListenerTable::claim(uint64_t listener_id, uint64_t ticket) {
+    for (auto& knock : knocks_) {
+        if (knock->listener()->record.id != listener_id || knock->ticket() != ticket) continue;
+        Claimed claimed{knock->driver(), -1};
+        if (auto paired = claimed.driver->make_pair(&claimed.a); !paired) return std::unexpected(paired.error());
+        end_knock(knock.get());
+        ++context_.counters->knocks_claimed;
+        claimed.driver->proceed();
+        return claimed;
+    }
+    return smbdirect::fail(Reason::peer_closed, ECONNABORTED);
+}
+
+}  // namespace smbdirect::engine

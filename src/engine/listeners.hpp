@@ -1,0 +1,119 @@
+// The listeners of programs, and how an arrival on the fabric reaches accept().
+//
+// A listener "beside" TCP stays the program's true TCP listener: the engine knocks on it with a loopback connection whose
+// source address it published first in a table that the library can see; the interposed accept() recognises the knock,
+// claims the connection and gets A for it. A listener that is SMBDIRECT only is an AF_UNIX listener that the engine
+// made; the engine connects to it, and the accepted end is A.
+#pragma once
+
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "engine/driver.hpp"
+#include "fabric/fabric.hpp"
+#include "session/memory.hpp"
+#include "session/messages.hpp"
+
+namespace smbdirect::engine {
+
+enum class ListenerKind : uint32_t { beside = 1, only = 2 };
+
+// What survives an engine: plain data, kept by the monitor together with two descriptors.
+struct ListenerRecord {
+    uint64_t id = 0;
+    ListenerKind kind = ListenerKind::beside;
+    uint32_t face = 6;
+    session::FabricChoice fabric = session::FabricChoice::automatic;
+    uint16_t rdma_port = 0;     // host byte order
+    uint32_t v6_only = 1;
+    uint64_t cookie = 0;        // SO_COOKIE of the program's TCP listener
+    uint64_t name_engine_id = 0;  // only: the AF_UNIX listener's name carries the id of the engine that made it
+    sockaddr_storage address{};   // the program's, with the program's port
+};
+
+// The RDMA port for a program's port (DESIGN D7): 445 and 5445 are 5445 on iWARP, any other P is P + 5000. 0: overflow.
+uint16_t iwarp_port_for(uint16_t program_port);
+uint16_t port_of(const sockaddr_storage&);
+void set_port(sockaddr_storage*, uint16_t port);
+
+class ListenerTable;
+
+// Tells somebody who outlives the engine about listeners (monitor.hpp).
+class ListenerKeeper {
+  public:
+    virtual void keep(const ListenerRecord&, int rdma_socket, int knock_memfd) = 0;
+    virtual void drop(uint64_t id) = 0;
+
+  protected:
+    ~ListenerKeeper() = default;
+};
+
+// One knock, from the publication of its source to the claim.
+class Knock;
+
+struct ProgramListener {
+    ListenerRecord record;
+    std::unique_ptr<fabric::Listener> iwarp, memory;
+    session::KnockTable* table = nullptr;
+    int knock_memfd = -1;
+    int pid_fd = -1;  // of the process that registered it: its death makes us look whether the listener is still there
+    ~ProgramListener();
+};
+
+class ListenerTable {
+  public:
+    struct Made {
+        uint64_t id = 0;
+        int fd = -1;           // knock memfd (the table's; do not close) or the AF_UNIX listener (the caller's)
+        uint16_t rdma_port = 0;
+        sockaddr_storage address{};
+    };
+
+    ListenerTable(const DriverContext&, fabric::Fabric* iwarp, fabric::Fabric* memory,
+                  std::function<Driver*()> make_driver, ListenerKeeper* keeper);
+    ~ListenerTable();
+
+    Result<Made> listen_beside(int tcp_listener, const session::Request&, int pid);
+    Result<Made> listen_only(const session::Request&);
+    void restore(const ListenerRecord&, int rdma_socket, int knock_memfd);
+    // A process closed it or died: is it still there?
+    void look_whether_gone(uint64_t id);
+    void sweep();
+
+    // A driver has a valid Negotiate Request: announce it to the program of the listener that it arrived on.
+    void announce(Driver*);
+    void forget(Driver*);
+    struct Claimed {
+        Driver* driver = nullptr;
+        int a = -1;
+    };
+    Result<Claimed> claim(uint64_t listener_id, uint64_t ticket);
+
+    size_t size() const { return listeners_.size(); }
+
+  private:
+    friend class Knock;
+    class Arrival;  // fabric::ListenerEvents of one listener on one fabric
+
+    ProgramListener* find(uint64_t id);
+    Result<void> open_fabrics(ProgramListener*, int inherited_fd);
+    void remove(uint64_t id);
+    void knock(ProgramListener*, Driver*);
+    void connect_unix(ProgramListener*, Driver*, int attempts_left);
+    void end_knock(Knock*);
+    void watch_registrar(ProgramListener*, int pid);
+
+    const DriverContext context_;
+    fabric::Fabric *iwarp_, *memory_;
+    std::function<Driver*()> make_driver_;
+    ListenerKeeper* const keeper_;
+    std::map<uint64_t, std::unique_ptr<ProgramListener>> listeners_;
+    std::map<uint64_t, std::vector<std::unique_ptr<Arrival>>> arrivals_;
+    std::map<Driver*, uint64_t> listener_of_;   // drivers not yet taken by a program
+    std::list<std::unique_ptr<Knock>> knocks_;
+};
+
+}  // namespace smbdirect::engine

@@ -1,0 +1,48 @@
+#include "engine/settings.hpp"
+
+#include <cerrno>
+#include <cstdlib>
+
+namespace smbdirect::engine {
+namespace {
+
+// An unsigned number in [least, most] from the environment; anything else leaves the default.
+template <class T>
+void read_number(const char* name, T* value, uint64_t least, uint64_t most) {
+    const char* text = std::getenv(name);
+    if (!text || !*text) return;
+    char* end = nullptr;
+    errno = 0;
+    unsigned long long number = std::strtoull(text, &end, 10);
+    if (errno == 0 && *end == '\0' && number >= least && number <= most) *value = static_cast<T>(number);
+}
+
+}  // namespace
+
+Settings settings_from_environment() {
+    Settings settings;
+    settings.stranger.max_send_size = 8136;  // the most that Windows takes as PreferredSendSize [MS-SMBD] <6>
+    settings.stranger.max_receive_size = 8192;
+    settings.own_kind = settings.stranger;
+    settings.own_kind.max_send_size = settings.own_kind.max_receive_size = 16 * 1024 + 24;
+
+    read_number("SMBDIRECT_IDLE_EXIT", &settings.idle_exit_seconds, 0, 86'400);                    // seconds
+    read_number("SMBDIRECT_CONNECT_TIMEOUT", &settings.connect_timeout_ms, 1, 600'000);            // milliseconds
+    read_number("SMBDIRECT_CREDITS", &settings.stranger.send_credit_target, 4, 65'535);            // messages
+    read_number("SMBDIRECT_MAX_SEND_SIZE", &settings.stranger.max_send_size, 1029, 8136);          // bytes
+    read_number("SMBDIRECT_MAX_RECEIVE_SIZE", &settings.stranger.max_receive_size, 128, 65'536);   // bytes
+    read_number("SMBDIRECT_OWN_FRAGMENT", &settings.own_kind.max_send_size, 1029, 1 << 20);        // bytes
+    read_number("SMBDIRECT_MAX_FRAGMENTED_SIZE", &settings.stranger.max_fragmented_receive_size, 131'072,
+                UINT32_MAX / 2);                                                                   // bytes
+    uint64_t keepalive_ms = 0;
+    read_number("SMBDIRECT_KEEPALIVE", &keepalive_ms, 100, 86'400'000);                            // milliseconds
+    if (keepalive_ms) settings.stranger.keepalive_interval = static_cast<int64_t>(keepalive_ms) * 1'000'000;
+
+    settings.own_kind.send_credit_target = settings.stranger.send_credit_target;
+    settings.own_kind.max_receive_size = settings.own_kind.max_send_size;
+    settings.own_kind.max_fragmented_receive_size = settings.stranger.max_fragmented_receive_size;
+    settings.own_kind.keepalive_interval = settings.stranger.keepalive_interval;
+    return settings;
+}
+
+}  // namespace smbdirect::engine

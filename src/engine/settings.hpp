@@ -1,0 +1,26 @@
+// The engine's settings. Each may be overridden in the environment of the process that starts it (and so, for an engine
+// that was started invisibly, of the first program): see settings.cpp for names, units and ranges.
+#pragma once
+
+#include <cstdint>
+
+#include "connection/connection.hpp"
+#include "session/memory.hpp"
+
+namespace smbdirect::engine {
+
+struct Settings {
+    connection::Settings stranger;  // offered to a peer that is not our kind
+    connection::Settings own_kind;  // to another engine
+    session::MemoryGeometry geometry;
+    uint32_t initial_receive_bytes = 64 * 1024;  // receive window of a fresh or idle connection
+    uint32_t send_queue = 256;                   // work requests
+    uint32_t connect_timeout_ms = 10'000;        // resolution and transport, when the program names no limit
+    uint32_t idle_exit_seconds = 60;             // an engine without connections and listeners leaves; 0: never
+    uint32_t close_timeout_ms = 10'000;          // for what is still to be sent after the program's last close
+    uint16_t iwarp_port = 5445;                  // [MS-SMBD] 1.9
+};
+
+Settings settings_from_environment();
+
+}  // namespace smbdirect::engine
