@@ -45,6 +45,7 @@ begin() {
         [ -x "$engine" ] || fail "$engine is not built"
     fi
     dir=$(mktemp -d "${TMPDIR:-/tmp}/smbdirect-test-$test_name.XXXXXX")
+    test_dir=$dir
     chmod 755 "$dir"
     mkdir -m 1777 "$dir/trace"
     export SMBDIRECT_SOCKET=smbdirect-test-$test_name-$$
@@ -64,7 +65,7 @@ end() {
     for server in "${servers[@]}"; do stop_smbd "${server% *}" "${server##* }"; done
     for other in "${others[@]}"; do wait_until 5 is_gone "$other" || kill -KILL "$other" 2>/dev/null; done
     # A program of this test that hangs.
-    signal_all KILL "$dir/"
+    signal_all KILL "$test_dir/"
     if [ "$plain" = 0 ]; then
         stop_engine
         if ! wait_until 5 no_engine; then
@@ -73,15 +74,15 @@ end() {
             [ "$status" != 0 ] || status=1
         fi
     fi
-    if [ "${KEEP:-0}" = 1 ]; then echo "kept: $dir"; else rm -rf "$dir"; fi
+    if [ "${KEEP:-0}" = 1 ]; then echo "kept: $test_dir"; else rm -rf "$test_dir"; fi
     exit "$status"
 }
 no_engine() { [ -z "$(engine_pids)" ]; }
 tell_the_story() {
     local file
-    for file in "$dir"/smbd*.out "$dir"/*/smbd*.out "$dir"/trace/*; do
+    for file in "$test_dir"/smbd*.out "$test_dir"/*/smbd*.out "$test_dir"/trace/*; do
         [ -s "$file" ] || continue
-        printf -- '---- the end of %s\n' "${file#"$dir"/}"
+        printf -- '---- the end of %s\n' "${file#"$test_dir"/}"
         tail -n 12 "$file" | cut -c1-300
     done
     [ "$plain" = 1 ] || { echo '---- counters'; "$engine" --counters; }
