@@ -51,6 +51,9 @@ begin() {
     export SMBDIRECT_SOCKET=smbdirect-test-$test_name-$$
     export SMBDIRECT_TRACE=$dir/trace
     export SMBDIRECT_IDLE_EXIT=30
+    # Where a sanitized engine (SMBDIRECT_ENGINE) leaves what it finds.
+    export ASAN_OPTIONS=log_path=$dir/sanitizer UBSAN_OPTIONS=log_path=$dir/sanitizer:print_stacktrace=1
+    export TSAN_OPTIONS=log_path=$dir/sanitizer
     trap 'end $?' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
@@ -73,6 +76,11 @@ end() {
             for other in $(engine_pids); do kill -KILL "$other"; done
             [ "$status" != 0 ] || status=1
         fi
+    fi
+    if compgen -G "$test_dir/sanitizer.*" >/dev/null; then
+        echo 'FAIL: the sanitizer of the engine found something:' >&2
+        head -n 40 "$test_dir"/sanitizer.* >&2
+        status=1
     fi
     if [ "${KEEP:-0}" = 1 ]; then echo "kept: $test_dir"; else rm -rf "$test_dir"; fi
     exit "$status"
