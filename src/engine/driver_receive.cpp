@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "engine/driver.hpp"
 
@@ -106,7 +107,7 @@ bool Driver::publish(uint32_t slot, const connection::Delivery& delivery) {
     descriptor.offset = slot * slot_size_ + delivery.slot_offset;
     descriptor.length = delivery.length;
     descriptor.message_length = delivery.message_length;
-    descriptor.flags = delivery.first_fragment ? session::message_start : 0;
+    descriptor.flags = delivery.first_fragment ? uint32_t{session::message_start} : 0;
     bytes_published_ += delivery.length + (delivery.first_fragment ? 4 : 0);
     return true;
 }

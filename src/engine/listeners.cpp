@@ -33,7 +33,17 @@ uint16_t iwarp_port_for(uint16_t program_port) {
 ProgramListener::~ProgramListener() {
     if (table) munmap(table, sizeof *table);
     if (knock_memfd >= 0) close(knock_memfd);
-    if (pid_fd >= 0) close(pid_fd);
+    if (pid_fd < 0) return;
+    loop->unwatch(pid_fd, this);
+    close(pid_fd);
+}
+
+void ProgramListener::on_ready(uint32_t) {
+    loop->unwatch(pid_fd, this);
+    close(pid_fd);
+    pid_fd = -1;
+    orphaned = true;
+    table_of_listeners->look_whether_gone(record.id);  // may destroy us, later
 }
 
 // What arrives on one fabric for one listener.
@@ -131,7 +141,7 @@ Result<ListenerTable::Made> ListenerTable::listen_beside(int tcp, const session:
         auto id = (it++)->first;
         look_whether_gone(id);
     }
-    auto listener = std::make_unique<ProgramListener>();
+    auto listener = std::make_unique<ProgramListener>(this, context_.loop);
     listener->record = record;
     listener->knock_memfd = session::create_knock_table(record.id, &listener->table);
     if (listener->knock_memfd < 0) return smbdirect::fail(Reason::engine_resources);
@@ -173,7 +183,7 @@ Result<ListenerTable::Made> ListenerTable::listen_only(const session::Request& r
         if (fd >= 0) close(fd);
         return smbdirect::fail(Reason::engine_resources);
     }
-    auto listener = std::make_unique<ProgramListener>();
+    auto listener = std::make_unique<ProgramListener>(this, context_.loop);
     listener->record = record;
     if (auto opened = open_fabrics(listener.get(), -1); !opened) {
         close(fd);
@@ -191,7 +201,7 @@ Result<ListenerTable::Made> ListenerTable::listen_only(const session::Request& r
 }
 
 void ListenerTable::restore(const ListenerRecord& record, int rdma_socket, int knock_memfd) {
-    auto listener = std::make_unique<ProgramListener>();
+    auto listener = std::make_unique<ProgramListener>(this, context_.loop);
     listener->record = record;
     listener->knock_memfd = knock_memfd;
     if (knock_memfd >= 0 && !session::map_knock_table(knock_memfd, &listener->table)) return;
@@ -203,12 +213,15 @@ void ListenerTable::restore(const ListenerRecord& record, int rdma_socket, int k
         arrivals_.erase(record.id);
         return;
     }
+    listener->orphaned = true;
     listeners_[record.id] = std::move(listener);
     look_whether_gone(record.id);
 }
 
 void ListenerTable::watch_registrar(ProgramListener* listener, int pid) {
     if (pid > 0) listener->pid_fd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
+    if (listener->pid_fd >= 0) context_.loop->watch(listener->pid_fd, EPOLLIN, listener);
+    else listener->orphaned = true;
 }
 
 void ListenerTable::look_whether_gone(uint64_t id) {
@@ -229,7 +242,8 @@ void ListenerTable::look_whether_gone(uint64_t id) {
 
 void ListenerTable::sweep() {
     std::vector<uint64_t> ids;
-    for (auto& [id, listener] : listeners_) ids.push_back(id);
+    for (auto& [id, listener] : listeners_)
+        if (listener->orphaned) ids.push_back(id);
     for (auto id : ids) look_whether_gone(id);
 }
 

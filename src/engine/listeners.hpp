@@ -54,13 +54,19 @@ class ListenerKeeper {
 // One knock, from the publication of its source to the claim.
 class Knock;
 
-struct ProgramListener {
+struct ProgramListener final : fabric::Watcher {
+    ProgramListener(ListenerTable* owner, fabric::EventLoop* loop) : table_of_listeners(owner), loop(loop) {}
+    ~ProgramListener();
+    void on_ready(uint32_t) override;  // the process that registered it has ended
+
+    ListenerTable* const table_of_listeners;
+    fabric::EventLoop* const loop;
     ListenerRecord record;
     std::unique_ptr<fabric::Listener> iwarp, memory;
     session::KnockTable* table = nullptr;
     int knock_memfd = -1;
-    int pid_fd = -1;  // of the process that registered it: its death makes us look whether the listener is still there
-    ~ProgramListener();
+    int pid_fd = -1;        // of the process that registered it: its death makes us look whether the listener is still there
+    bool orphaned = false;  // that process is gone and others hold it: looked at now and then
 };
 
 class ListenerTable {

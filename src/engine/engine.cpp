@@ -1,0 +1,247 @@
+#include "engine/engine.hpp"
+
+#include <dirent.h>
+#include <netinet/in.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+
+#include "engine/session_server.hpp"
+#include "fabric/iwarp/iwarp_fabric.hpp"
+#include "fabric/memory/memory_fabric.hpp"
+#include "session/names.hpp"
+
+namespace smbdirect::engine {
+namespace {
+
+constexpr fabric::Nanoseconds kSecond = 1'000'000'000;
+
+uint64_t random_id() {
+    uint64_t id = 0;
+    while (id == 0)
+        if (getrandom(&id, sizeof id, 0) != sizeof id) id = static_cast<uint64_t>(getpid());
+    return id;
+}
+
+}  // namespace
+
+Engine::Engine(const Options& options)
+    : options_(options),
+      id_(random_id()),
+      trace_(&loop_, &counters_.trace_dropped),
+      iwarp_(fabric::make_iwarp_fabric(loop_)),
+      memory_(fabric::make_memory_fabric(loop_)),
+      context_{&loop_, &options_.settings, &counters_, &trace_, id_},
+      listeners_(std::make_unique<ListenerTable>(context_, iwarp_.get(), memory_.get(), [this] { return make_driver(); },
+                                                 options.keeper)),
+      server_(std::make_unique<SessionServer>(this, options.meeting_socket)),
+      started_(loop_.now()),
+      idle_since_(loop_.now()) {
+    counters_.engine_restarts = options.restarts;
+    sweep();
+}
+
+Engine::~Engine() {
+    if (sweep_timer_) loop_.cancel_timer(sweep_timer_);
+    server_.reset();
+    for (auto& [id, driver] : drivers_) listeners_->forget(driver.get());
+    drivers_.clear();
+    listeners_.reset();
+}
+
+void Engine::restore(const ListenerRecord& record, int rdma_socket, int knock_memfd) {
+    listeners_->restore(record, rdma_socket, knock_memfd);
+}
+
+void Engine::run() { loop_.run(); }
+
+// Once a second, and only while there is something to look after or the idle time runs.
+void Engine::sweep() {
+    for (auto& [id, driver] : drivers_) driver->sweep();
+    listeners_->sweep();
+    look_whether_idle();
+    const bool nothing_to_do = options_.settings.idle_exit_seconds == 0 && drivers_.empty() && listeners_->size() == 0;
+    const auto interval = nothing_to_do ? 60 * kSecond : kSecond;
+    sweep_timer_ = loop_.add_timer(loop_.now() + interval, [this] { sweep(); });
+}
+
+void Engine::look_whether_idle() {
+    if (!drivers_.empty() || listeners_->size() != 0 || trace_.active()) idle_since_ = loop_.now();
+    const uint32_t limit = options_.settings.idle_exit_seconds;
+    if (limit && loop_.now() - idle_since_ >= limit * kSecond) loop_.stop();
+}
+
+Driver* Engine::make_driver() {
+    const uint64_t id = ++next_connection_;
+    auto driver = std::make_unique<Driver>(context_, this, id);
+    Driver* raw = driver.get();
+    drivers_[id] = std::move(driver);
+    idle_since_ = loop_.now();
+    return raw;
+}
+
+void Engine::on_ready_to_accept(Driver* driver) { listeners_->announce(driver); }
+
+void Engine::on_gone(Driver* driver) {
+    listeners_->forget(driver);
+    drivers_.erase(driver->id());
+}
+
+// ---------------------------------------------------------------- requests
+
+Engine::Answer Engine::answer(const session::Request& request, int passed_fd, const Peer& peer) {
+    Answer answer;
+    answer.reply.engine_id = id_;
+    idle_since_ = loop_.now();
+    Result<void> result = check_right(request, peer);
+    if (result) switch (request.type) {
+            case session::RequestType::connect: result = answer_connect(request, &answer); break;
+            case session::RequestType::listen_beside:
+            case session::RequestType::listen_only: result = answer_listen(request, passed_fd, peer, &answer); break;
+            case session::RequestType::claim: result = answer_claim(request, peer, &answer); break;
+            case session::RequestType::attach: result = answer_attach(passed_fd, peer, &answer); break;
+            case session::RequestType::forget_listener:
+                // The close() that this is about may come after this message.
+                loop_.add_timer(loop_.now() + kSecond / 10, [this, id = request.listener_id] { listeners_->look_whether_gone(id); });
+                break;
+            case session::RequestType::trace: result = answer_trace(request, peer, &answer); break;
+            case session::RequestType::counters: answer_counters(request, &answer); break;
+            case session::RequestType::stop:
+                stopped_by_request_ = true;
+                loop_.defer([this] { loop_.stop(); });
+                break;
+            default: result = fail(Reason::engine_refused, EINVAL);
+        }
+    if (!result) {
+        answer.reply.error = static_cast<uint16_t>(result.error().errnum ? result.error().errnum : EIO);
+        answer.reply.reason = static_cast<uint32_t>(result.error().reason);
+    }
+    return answer;
+}
+
+// Holding A, or the ticket of a knock, is authority enough, whatever the euid of the moment (DESIGN D2). All else is
+// for the owner, for root, and on a system engine for everybody but stop.
+Result<void> Engine::check_right(const session::Request& request, const Peer& peer) const {
+    using enum session::RequestType;
+    const bool possession = request.type == attach || request.type == claim || request.type == forget_listener;
+    const bool owner = peer.uid == options_.owner || peer.uid == 0;
+    if (possession || owner || (options_.system && request.type != stop)) return {};
+    return fail(Reason::engine_refused, EPERM);
+}
+
+Result<void> Engine::answer_connect(const session::Request& request, Answer* answer) {
+    fabric::ConnectParameters parameters;
+    parameters.local = request.local;
+    parameters.remote = request.remote;
+    const uint16_t port = port_of(request.remote);
+    const uint16_t rdma_port = request.rdma_port ? request.rdma_port : request.face == 6 ? iwarp_port_for(port) : port;
+    if (rdma_port == 0) return fail(Reason::rdma_port_overflow, EADDRNOTAVAIL);
+    set_port(&parameters.remote, rdma_port);
+    const uint32_t timeout = request.timeout_ms ? request.timeout_ms : options_.settings.connect_timeout_ms;
+    parameters.timeout = int64_t{timeout} * 1'000'000;
+    fabric::Fabric* chosen = iwarp_.get();
+    if (request.fabric == session::FabricChoice::memory) chosen = memory_.get();
+    else if (request.fabric == session::FabricChoice::verbs) return fail(Reason::fabric_unavailable, ENETUNREACH);
+
+    Driver* driver = make_driver();
+    int a = -1;
+    auto started = driver->start_connect(chosen, parameters, request.remote, request.face, &a);
+    if (!started) {
+        ++counters_.connections_failed;
+        if (a >= 0) close(a);
+        drivers_.erase(driver->id());
+        const bool nobody = request.fabric == session::FabricChoice::memory && started.error().errnum == ECONNREFUSED;
+        return nobody ? fail(Reason::not_a_local_listener, ECONNREFUSED) : started;
+    }
+    if (request.pid) trace_.bind_connection(driver->id(), request.pid);
+    answer->reply.connection_id = driver->id();
+    answer->fd[0] = a;
+    answer->close_fd[0] = true;
+    answer->fd[1] = driver->memfd();
+    return {};
+}
+
+Result<void> Engine::answer_listen(const session::Request& request, int passed_fd, const Peer& peer, Answer* answer) {
+    const bool beside = request.type == session::RequestType::listen_beside;
+    if (beside && passed_fd < 0) return fail(Reason::engine_refused, EBADF);
+    auto made = beside ? listeners_->listen_beside(passed_fd, request, peer.pid) : listeners_->listen_only(request);
+    if (!made) return std::unexpected(made.error());
+    answer->reply.listener_id = made->id;
+    answer->reply.rdma_port = made->rdma_port;
+    answer->reply.local = made->address;
+    answer->fd[0] = made->fd;
+    answer->close_fd[0] = !beside;  // the knock table's descriptor stays with the table
+    return {};
+}
+
+Result<void> Engine::answer_claim(const session::Request& request, const Peer& peer, Answer* answer) {
+    auto claimed = listeners_->claim(request.listener_id, request.ticket);
+    if (!claimed) return std::unexpected(claimed.error());
+    trace_.bind_connection(claimed->driver->id(), peer.pid);
+    answer->reply.connection_id = claimed->driver->id();
+    answer->fd[0] = claimed->a;
+    answer->close_fd[0] = true;
+    answer->fd[1] = claimed->driver->memfd();
+    return {};
+}
+
+Result<void> Engine::answer_attach(int passed_fd, const Peer& peer, Answer* answer) {
+    sockaddr_un name{};
+    socklen_t length = sizeof name;
+    uint64_t engine_id = 0, connection_id = 0;
+    char end = 0;
+    if (passed_fd < 0 || getsockname(passed_fd, reinterpret_cast<sockaddr*>(&name), &length) != 0)
+        return fail(Reason::engine_refused, EBADF);
+    if (!session::parse_mirror_name(name, length, &engine_id, &connection_id, &end)) {
+        // The accepted end of an AF_UNIX listener has no name of its own; its peer, which is ours, has one.
+        length = sizeof name;
+        if (getpeername(passed_fd, reinterpret_cast<sockaddr*>(&name), &length) != 0 ||
+            !session::parse_mirror_name(name, length, &engine_id, &connection_id, &end) || end != 'b')
+            return fail(Reason::engine_refused, EINVAL);
+    }
+    auto it = drivers_.find(connection_id);
+    if (engine_id != id_ || it == drivers_.end()) return fail(Reason::engine_lost, ECONNRESET);
+    trace_.bind_connection(connection_id, peer.pid);
+    answer->reply.connection_id = connection_id;
+    answer->fd[0] = it->second->memfd();
+    return {};
+}
+
+Result<void> Engine::answer_trace(const session::Request& request, const Peer& peer, Answer* answer) {
+    // The engine opens the file with its own rights: only for somebody who has the same.
+    if (peer.uid != geteuid() && peer.uid != 0) return fail(Reason::engine_refused, EPERM);
+    auto memfd = trace_.open(peer.pid, request.program, request.directory);
+    if (!memfd) return std::unexpected(memfd.error());
+    answer->fd[0] = *memfd;
+    answer->close_fd[0] = true;
+    return {};
+}
+
+void Engine::answer_counters(const session::Request& request, Answer* answer) {
+    fill_gauges();
+    answer->text = request.text_format == 1 ? counters_as_json(counters_) : counters_as_lines(counters_);
+}
+
+void Engine::fill_gauges() {
+    counters_.pid = static_cast<uint64_t>(getpid());
+    counters_.monitor_pid = static_cast<uint64_t>(options_.monitor_pid);
+    counters_.uptime_seconds = static_cast<uint64_t>((loop_.now() - started_) / kSecond);
+    counters_.listeners = listeners_->size();
+    counters_.fds = 0;
+    if (DIR* directory = opendir("/proc/self/fd")) {
+        while (readdir(directory)) ++counters_.fds;
+        closedir(directory);
+        counters_.fds -= 3;  // ".", ".." and the directory itself
+    }
+    if (FILE* file = std::fopen("/proc/self/statm", "r")) {
+        unsigned long size = 0, resident = 0;
+        if (std::fscanf(file, "%lu %lu", &size, &resident) == 2) counters_.memory_kib = resident * 4;
+        std::fclose(file);
+    }
+}
+
+}  // namespace smbdirect::engine
