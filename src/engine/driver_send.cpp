@@ -14,7 +14,6 @@ constexpr uint8_t kSessionMessage = 0x00, kSessionKeepAlive = 0x85;  // RFC 1002
 
 // Looks how far the program has written. False: nonsense in the shared memory, the connection has failed.
 bool Driver::take_program_stream() {
-    if (mirror_.b() < 0 && !view_.memory) return true;
     if (mirror_.b() < 0) return true;
     uint64_t head = 0;
     if (!mirror_.read_transmit_head(&head)) {

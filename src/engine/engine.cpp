@@ -111,7 +111,6 @@ Engine::Answer Engine::answer(const session::Request& request, int passed_fd, co
             case session::RequestType::trace: result = answer_trace(request, peer, &answer); break;
             case session::RequestType::counters: answer_counters(request, &answer); break;
             case session::RequestType::stop:
-                stopped_by_request_ = true;
                 loop_.defer([this] { loop_.stop(); });
                 break;
             default: result = fail(Reason::engine_refused, EINVAL);

@@ -34,9 +34,10 @@ class Engine final : public DriverEvents {
 
     void restore(const ListenerRecord&, int rdma_socket, int knock_memfd);
     void run();   // until stopped or idle
-    void stop() { loop_.stop(); }
-    // Orderly: programs and peers see their connections end.
-    bool stopped_by_request() const { return stopped_by_request_; }
+    void stop() {  // also from a signal handler
+        loop_.stop();
+        loop_.wake();
+    }
 
     // Requests. Descriptors in the answer are the caller's unless said otherwise.
     struct Answer {
@@ -79,7 +80,6 @@ class Engine final : public DriverEvents {
     uint64_t next_connection_ = 0;
     uint64_t sweep_timer_ = 0;
     fabric::Nanoseconds started_ = 0, idle_since_ = 0;
-    bool stopped_by_request_ = false;
 };
 
 }  // namespace smbdirect::engine

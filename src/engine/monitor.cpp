@@ -35,7 +35,10 @@ struct Kept {
 // The engine's end: tells the monitor over a socketpair.
 class PipeKeeper final : public ListenerKeeper {
   public:
-    explicit PipeKeeper(int socket) : socket_(socket) {}
+    explicit PipeKeeper(int socket) : socket_(socket) {
+        timeval limit{0, 500'000};
+        setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    }
 
     void keep(const ListenerRecord& record, int rdma_socket, int knock_memfd) override {
         KeeperMessage message;
@@ -53,6 +56,10 @@ class PipeKeeper final : public ListenerKeeper {
         message.drop = 1;
         message.record.id = id;
         send(message, nullptr, 0);
+        // The monitor holds the RDMA port open as long as it knows the listener, and a successor of the listener may
+        // bind it next: so wait for the answer. SO_RCVTIMEO bounds it.
+        char answer;
+        [[maybe_unused]] auto taken = recv(socket_, &answer, 1, 0);
     }
 
   private:
@@ -135,6 +142,7 @@ void Monitor::engine_process(int keeper_socket) {
         sigaction(SIGINT, &action, nullptr);
         for (auto& [id, kept] : kept_) {
             engine.restore(kept.record, kept.rdma_socket, kept.knock_memfd);
+            if (kept.rdma_socket >= 0) close(kept.rdma_socket);  // the fabric has a descriptor of its own
         }
         engine.run();
     }
@@ -147,6 +155,7 @@ bool Monitor::start_engine() {
     engine_ = fork();
     if (engine_ == 0) {
         close(pair[0]);
+        if (keeper_socket_ >= 0) close(keeper_socket_);
         engine_process(pair[1]);
     }
     close(pair[1]);
@@ -174,6 +183,7 @@ void Monitor::take_keeper_message(const KeeperMessage& message, int* fds, int co
         kept_[message.record.id] = kept;
     }
     while (next < count) close(fds[next++]);
+    if (message.drop) [[maybe_unused]] auto sent = send(keeper_socket_, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 void Monitor::take_keeper_messages() {
@@ -210,7 +220,6 @@ bool Monitor::engine_ended(int status) {
 }
 
 int Monitor::run() {
-    // The name is free for a successor only when the last engine that inherited the socket has gone.
     if (!open_meeting_socket()) {
         const int error = errno;
         if (options_.foreground) std::fprintf(stderr, "smbdirectd: the meeting socket: %s\n", std::strerror(error));
