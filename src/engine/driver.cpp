@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "engine/private_data.hpp"
 
@@ -188,7 +189,15 @@ void Driver::arm_timer() {
 void Driver::turn() {
     if (finished_ || in_turn_) return;
     in_turn_ = true;
+    // A hostile program can always have something new: after some rounds the others get their turn first.
+    int rounds_left = 16;
     do {
+        if (--rounds_left == 0) {
+            context_.loop->defer([alive = std::weak_ptr<int>(alive_), this] {
+                if (!alive.expired()) turn();
+            });
+            break;
+        }
         if (mirror_.b() >= 0 && !mirror_.begin_turn()) {
             ++context_.counters->program_violations;
             fail({Reason::foreign_data_call, ECONNRESET});
@@ -206,6 +215,7 @@ bool Driver::work() {
     take_completions();
     if (view_.memory) {
         look_at_program();
+        if (std::exchange(sweep_due_, false) && mirror_.b() >= 0) mirror_.nudge_after_dead_owner();
         if (mirror_.b() >= 0) mirror_.announce(slots_.head(), bytes_published_);
     }
     if (!core_ || disconnecting_) return true;
@@ -354,7 +364,9 @@ void Driver::finish() {
 
 void Driver::sweep() {
     if (finished_ || !view_.memory) return;
-    if (mirror_.b() >= 0 && slots_.published_count() != 0) mirror_.nudge_after_dead_owner();
+    sweep_due_ = true;
+    turn();
+    if (finished_) return;
     if (!received_since_sweep_ && ceiling_ > initial_ceiling_) {
         ceiling_ = initial_ceiling_;
         if (core_) core_->set_receive_ceiling(ceiling_);
