@@ -130,12 +130,14 @@ make_share() {  # DIR PORT [LINE...]
     cp "$dir/smb.conf" "$dir/client.conf"  # smbd and its helpers are known by the other name
 }
 
+smbd_command=(smbd)  # another one is tried by setting this
+
 # Starts smbd on DIR/smb.conf in a session of its own: at its end smbd signals its whole process group. Sets smbd_pid.
 # The arguments after DIR are put into its environment.
 start_smbd() {  # DIR PORT [NAME=VALUE...]
     local dir=$1 port=$2
     shift 2
-    setsid env "$@" smbd -F --no-process-group -s "$dir/smb.conf" --log-basename="$dir/state" \
+    setsid env "$@" "${smbd_command[@]}" -F --no-process-group -s "$dir/smb.conf" --log-basename="$dir/state" \
         </dev/null >>"$dir/smbd.out" 2>&1 &
     smbd_pid=$!
     disown "$smbd_pid"  # its end is no news for the terminal

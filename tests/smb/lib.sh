@@ -127,11 +127,12 @@ guest() {  # PROGRAM ARGUMENT...
     fi
     timeout --kill-after=5 "${limit:-60}" env "${preload[@]}" "$@"
 }
+client_command=(smbclient)
 # smbclient on the share, as guest: commands as one argument, then options.
 client() {  # COMMANDS [OPTION...]
     local commands=$1
     shift
-    guest smbclient //127.0.0.1/share -p "$port" -N -s "$dir/client.conf" "$@" -c "$commands"
+    guest "${client_command[@]}" //127.0.0.1/share -p "$port" -N -s "$dir/client.conf" "$@" -c "$commands"
 }
 
 # ---- what is expected
