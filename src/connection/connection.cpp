@@ -19,7 +19,7 @@ Nanoseconds probe_interval(const Settings& settings) {
 Settings sane(Settings settings) {
     constexpr uint32_t kMostBytes = 1U << 30;  // keeps sums of sizes within 32 bits
     settings.send_credit_target = std::max<uint16_t>(settings.send_credit_target, 1);
-    settings.receive_credit_max = std::max<uint16_t>(settings.receive_credit_max, 1);
+    settings.receive_credit_max = std::max<uint16_t>(settings.receive_credit_max, Connection::kLeastWindow);
     settings.max_send_size = std::clamp(settings.max_send_size, wire::kSmbdLeastReceiveSize, kMostBytes);
     settings.max_receive_size =
         std::clamp(settings.max_receive_size, wire::kSmbdLeastReceiveSize, kMostBytes);

@@ -26,7 +26,7 @@ enum class Role : uint8_t { active, passive };  // [MS-SMBD] 3.1.1.1: initiator,
 // What we want. All sizes in bytes.
 struct Settings {
     uint16_t send_credit_target = 255;    // CreditsRequested, 1..65535 (<= 255 stays visible to Wireshark)
-    uint16_t receive_credit_max = 255;    // receives outstanding at most
+    uint16_t receive_credit_max = 255;    // receives outstanding at most, >= 3
     uint32_t max_send_size = 8136;        // offered as PreferredSendSize; strangers accept 1029..8136
     uint32_t max_receive_size = 8192;     // >= 128
     uint32_t max_fragmented_receive_size = 8 * 1024 * 1024 + 64 * 1024;  // >= 131072
@@ -84,6 +84,11 @@ struct Counters {
 
 class Connection {
   public:
+    // Receives are kept posted for at least so many messages, whatever the peer asks for and the driver allows. A peer
+    // with one credit may not spend it without a grant; with a window of 1, two of them can wait for each other for
+    // ever once targets were lowered, and below 3 two idle peers pass a grant to and fro for ever.
+    static constexpr uint16_t kLeastWindow = 3;
+
     Connection(Role role, const Settings& settings);
 
     // ---- life
@@ -129,9 +134,9 @@ class Connection {
     // ---- to look at
     uint32_t send_credits() const;
     uint32_t receives_outstanding() const;           // posted, not yet consumed by a message
-    uint32_t receive_credit_target() const;          // the peer's latest CreditsRequested, clamped
+    uint32_t receive_credit_target() const;          // the peer's latest CreditsRequested, clamped to 3..max
     // Receives to keep posted: the window. Opens with use; the driver may lower the ceiling (memory) at any time.
-    void set_receive_ceiling(uint32_t receives);     // 1..receive_credit_max, better >= 4: see README.md
+    void set_receive_ceiling(uint32_t receives);     // 3..receive_credit_max
     // The peer holds at most its last credit, which it may be unable to spend (because the program here does not
     // read): silence says nothing about its life then, and only the transport can judge it.
     bool peer_starved() const;
@@ -169,8 +174,8 @@ class Connection {
     uint32_t send_credits_ = 0;    // SendCredits; saturates
     uint32_t posted_ = 0;          // receives posted and not consumed
     uint32_t grantable_ = 0;       // of these: not yet announced to the peer
-    uint32_t target_ = 1;          // ReceiveCreditTarget, clamped
-    uint32_t ceiling_ = 1;
+    uint32_t target_ = 0;          // ReceiveCreditTarget, clamped
+    uint32_t ceiling_ = 0;
     uint32_t fragment_size_ = 0;   // payload of a full fragment
     uint32_t message_length_ = 0;  // announced message; 0 = none
     uint32_t message_available_ = 0, message_sent_ = 0;

@@ -84,11 +84,11 @@ Result<Delivery> Connection::on_data_transfer(std::span<const std::byte> bytes, 
 }
 
 void Connection::set_target(uint16_t credits_requested) {
-    target_ = std::clamp<uint32_t>(credits_requested, 1, settings_.receive_credit_max);
+    target_ = std::clamp<uint32_t>(credits_requested, kLeastWindow, settings_.receive_credit_max);
 }
 
 void Connection::set_receive_ceiling(uint32_t receives) {
-    ceiling_ = std::clamp<uint32_t>(receives, 1, settings_.receive_credit_max);
+    ceiling_ = std::clamp<uint32_t>(receives, kLeastWindow, settings_.receive_credit_max);
 }
 
 uint32_t Connection::receives_wanted() const {

@@ -349,7 +349,7 @@ TEST_CASE("messages where none is due end the connection") {
     CHECK(!twice.data(kEight));  // before our response
     CHECK(twice.violated());
     Driver overrun = established_passive(1);
-    REQUIRE(overrun.data(kEight));
+    for (int i = 0; i < 3; ++i) REQUIRE(overrun.data(kEight));
     overrun.post();  // posted, but not announced
     CHECK(!overrun.data(kEight));
     CHECK(overrun.violated(Reason::receive_overrun));
@@ -388,6 +388,6 @@ TEST_CASE("a target is clamped, and a change of it acts at once", "[smbd:3.1.5.9
     d.core.set_receive_ceiling(100000);
     CHECK(d.post() == 247);
     REQUIRE(d.data(empty_message(1, 0, 1)));
-    CHECK(d.core.receive_credit_target() == 1);
+    CHECK(d.core.receive_credit_target() == 3);  // less cannot be lived with
     CHECK(d.core.receives_wanted() == 0);
 }
