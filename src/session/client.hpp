@@ -1,6 +1,8 @@
 // The library's and the tools' side of the session protocol, and the invisible start of the engine.
 #pragma once
 
+#include <sys/types.h>
+
 #include <string_view>
 
 #include "base/result.hpp"

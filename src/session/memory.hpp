@@ -49,6 +49,7 @@ struct SocketOptions {
     std::atomic<int32_t> receive_low_water, receive_buffer, send_buffer;
     std::atomic<int32_t> linger_on, linger_seconds;
     std::atomic<int64_t> receive_timeout_us, send_timeout_us;  // 0: none
+    std::atomic<int32_t> domain;  // AF_INET or AF_INET6: of the program's socket; 0: that of `local`
 };
 
 struct ConnectionMemory {
@@ -86,7 +87,9 @@ struct ConnectionMemory {
     std::atomic<uint64_t> bytes_published;            // engine: bytes of the stream, headers included
     alignas(64) std::atomic<uint64_t> receive_tail;   // library, under receive_lock: descriptors consumed
     std::atomic<uint64_t> bytes_consumed;             // library: bytes of the stream
-    std::atomic<uint32_t> receive_position;           // library: stream bytes consumed of the descriptor at the tail
+    // library: stream bytes consumed of the descriptor at the tail, tagged with that tail: (uint32_t)tail << 32 | bytes.
+    // A tag that is not the tail's means 0, so a reader killed between two stores leaves no torn position.
+    std::atomic<uint64_t> receive_position;
     std::atomic<uint64_t> return_mark;                // engine: ring when receive_tail reaches it; UINT64_MAX: never
     alignas(64) std::atomic<int32_t> tokens;          // bytes standing in A that nobody has taken responsibility for
     std::atomic<uint32_t> touched;                    // the program consumed something since the last edge
@@ -94,6 +97,8 @@ struct ConnectionMemory {
     // ---- after a lock owner died (readiness.md, h0 to h4): library asks, engine answers
     alignas(64) std::atomic<uint32_t> receive_recovery_request, receive_recovery_ack;
     std::atomic<uint32_t> transmit_recovery_request, transmit_recovery_ack;
+    std::atomic<uint32_t> extra_rings;     // doorbells rung whatever `armed` says (recovery, shutdown): counted before sent
+    std::atomic<uint32_t> transmit_wanted; // room that a whole message waits for: OUT stays off until then; 0: any
 
     // ---- library only: robust, process-shared, error-checking; initialised before the memory is handed out
     alignas(64) pthread_mutex_t transmit_lock;
@@ -111,18 +116,23 @@ struct MemoryGeometry {
     uint32_t receive_area_size = 4u << 20;
 };
 
-// A mapping. Plain values: the owner unmaps.
+// A mapping. Plain values: the owner unmaps. The geometry was checked and copied when the view was made: what stands in
+// page 0 may have been overwritten since.
 struct ConnectionView {
     ConnectionMemory* memory = nullptr;
     std::byte* base = nullptr;
     uint64_t size = 0;
+    uint32_t transmit_offset = 0, transmit_size = 0;
+    uint32_t receive_ring_offset = 0, receive_ring_entries = 0;
+    uint32_t receive_area_offset = 0, receive_area_size = 0;
 
-    std::byte* transmit() const { return base + memory->transmit_offset; }
-    ReceiveDescriptor* receive_ring() const { return reinterpret_cast<ReceiveDescriptor*>(base + memory->receive_ring_offset); }
-    std::byte* receive_area() const { return base + memory->receive_area_offset; }
+    std::byte* transmit() const { return base + transmit_offset; }
+    ReceiveDescriptor* receive_ring() const { return reinterpret_cast<ReceiveDescriptor*>(base + receive_ring_offset); }
+    std::byte* receive_area() const { return base + receive_area_offset; }
 };
 
-// Engine: makes, sizes, seals (SHRINK, GROW, SEAL) and initialises. -1 with errno on failure.
+// Engine: makes, sizes, seals (SHRINK, GROW, SEAL) and initialises (everything 0 but magic, version, size, geometry,
+// state = connecting, return_mark and the locks). The memfd, CLOEXEC; -1 with errno on failure.
 int create_connection_memory(const MemoryGeometry&, ConnectionView* view);
 // Library: maps what the engine passed, after checking seals, size, magic, version and offsets. False with errno.
 bool map_connection_memory(int memfd, ConnectionView* view);
@@ -151,5 +161,6 @@ struct KnockTable {
 
 int create_knock_table(uint64_t listener_id, KnockTable** table);
 bool map_knock_table(int memfd, KnockTable** table);
+void unmap_knock_table(KnockTable* table);
 
 }  // namespace smbdirect::session

@@ -3,6 +3,7 @@
 // owner's uid is always checked (SO_PEERCRED): root or oneself.
 #pragma once
 
+#include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/un.h>
 

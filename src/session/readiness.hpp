@@ -28,6 +28,12 @@ inline constexpr uint32_t kStuffing = 700;      // bytes of one stuffing's first
 // poison + stuffing + poison switch it off. 0 with errno when this kernel has no such value.
 int mirror_send_buffer();
 
+inline constexpr auto kStuffingJunk = [] {
+    struct { unsigned char byte[kStuffing]; } junk{};
+    for (unsigned char& byte : junk.byte) byte = kRing;
+    return junk;
+}();
+
 struct MirrorPair {
     int a = -1, b = -1;  // both CLOEXEC and non-blocking
 };
@@ -38,16 +44,36 @@ bool make_mirror_pair(ConnectionMemory*, bool connecting, MirrorPair*);
 bool adopt_accepted_end(int a);
 
 // ---------------------------------------------------------------- engine side, one thread a connection
+// What the engine knows for itself: its ledger. Only mirror_protocol.hpp touches it.
+struct MirrorState {
+    ConnectionView view;
+    int b = -1;
+    uint64_t receive_head = 0, transmit_tail = 0;          // the ledger
+    uint64_t receive_tail_seen = 0, transmit_head_seen = 0;
+    uint64_t return_mark = UINT64_MAX;
+    uint64_t debt = 0;           // bytes to take from B: announced by flags, perhaps still in flight
+    uint64_t debt_at_nudge = 0;
+    uint32_t slack = 0;          // bytes that may still come although nobody counts on them (after a dead lock owner)
+    uint32_t extra_rings_seen = 0;
+    uint32_t shutdown_seen = 0, abort_seen = 0;
+    bool armed = false, receive_quiet = false, transmit_quiet = false;
+    bool hold_out = false;       // connecting: OUT stays off whatever the space
+    bool ended = false;          // shutdown(B, SHUT_WR) is done: no token can be sent, none is needed
+};
+
 class EngineMirror {
   public:
     EngineMirror() = default;
+    // Before A is handed out. Stuffed now (make_mirror_pair, connecting) means: OUT stays off until switch_out_on().
     void attach(const ConnectionView& view, int b);
 
     // Call first whenever something may have happened (B readable, another event of this connection). Takes back the
     // doorbell, accounts for what the library sent, answers recovery requests. False: B carried a byte that is not
     // ours (Reason::foreign_data_call): reset the connection.
     bool begin_turn();
-    // Call last. True: something came meanwhile and the engine holds the doorbell again: do another turn.
+    // Call last. True: something came meanwhile and the engine holds the doorbell again: do another turn. (New is what
+    // came since begin_turn(), or since read_transmit_head() in this turn: sent bytes, shutdown, abort, the mark reached.
+    // Bound the number of turns in a row: a hostile program can always have something new.)
     bool end_turn();
 
     // Protocol R. `published` descriptors have been written since the last call; tells the program.
@@ -65,18 +91,13 @@ class EngineMirror {
     void close_reset();        // closes B over the poison: ERR|HUP, ECONNRESET
     bool hung_up() const;      // the last holder of A is gone (from B's events)
     // A holder died while it held a lock (FUTEX_OWNER_DIED in the lock word) and others may sleep: wake one. To be
-    // called from a slow timer while the ring is not empty.
+    // called from a slow timer (about a second), inside a turn, for every connection: two loads when nothing is wrong.
     void nudge_after_dead_owner();
 
-    int b() const { return b_; }
+    int b() const { return state_.b; }
 
   private:
-    ConnectionView view_;
-    int b_ = -1;
-    uint64_t receive_head_ = 0, transmit_tail_ = 0;  // the ledger
-    uint64_t receive_tail_seen_ = 0, transmit_head_seen_ = 0;
-    uint32_t debt_ = 0;        // bytes to take from B: announced by flags, perhaps still in flight
-    bool armed_ = false, receive_quiet_ = false, transmit_quiet_ = false;
+    mutable MirrorState state_;
 };
 
 // ---------------------------------------------------------------- library side, any process that holds A

@@ -1,0 +1,24 @@
+// The places where the readiness protocols can be got wrong, as compile-time switches. Production code
+// instantiates the protocol with Correct only; the stress test also with each wrong variant and asserts that
+// it is caught.
+#pragma once
+
+namespace smbdirect::session {
+
+enum class Drain { counted, clear_then_all, all_then_clear };
+
+struct Correct {
+    // R, consumer: takes exactly the counted tokens.
+    static constexpr Drain token_drain = Drain::counted;
+    // R, consumer: receives all that it owes before it returns; else late tokens cause a spurious wake-up.
+    static constexpr bool waits_for_owed = true;
+    // R, producer: takes a count back, and sends nothing, when the ring was drained meanwhile; else a
+    // spurious wake-up.
+    static constexpr bool takes_back = true;
+    // R, producer: every add has its send; else a lost wake-up.
+    static constexpr bool every_add_has_its_send = true;
+    // W, engine: takes exactly the bytes of one stuffing for each 1->0 of `stuffed`.
+    static constexpr Drain stuffing_drain = Drain::counted;
+};
+
+}  // namespace smbdirect::session
