@@ -339,7 +339,9 @@ void Driver::finish_when_drained() {
         return finish();
     }
     const bool whole = !core_ || (!core_->message_announced() && transmit_head_ == message_end_);
-    if (send_head_ == send_tail_ && (whole || program_gone_)) {
+    // A program that has gone in the middle of a message (or of its length header) will never complete it.
+    const bool torso = program_gone_ && core_ && (core_->message_announced() ? transmit_head_ < message_end_ : transmit_head_ - message_end_ < 4);
+    if (send_head_ == send_tail_ && (whole || torso)) {
         trace_line(program_gone_ ? "closed by the program" : "shut down by the program", {Reason::local_close, 0});
         disconnecting_ = true;
         endpoint_->disconnect();
