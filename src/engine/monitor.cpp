@@ -122,6 +122,7 @@ void Monitor::engine_process(int keeper_socket) {
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, nullptr);
+    if (options_.rename) options_.rename("smbdirectd");  // a successor is forked from a renamed monitor
     prctl(PR_SET_NAME, "smbdirectd");
     PipeKeeper keeper(keeper_socket);
     Engine::Options options;
