@@ -1,0 +1,177 @@
+#include "data.hpp"
+
+#include <endian.h>
+#include <signal.h>
+#include <sys/syscall.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "iov_cursor.hpp"
+#include "real.hpp"
+#include "session/readiness.hpp"
+#include "smbdirect/smbdirect.h"
+#include "wait.hpp"
+
+namespace smbdirect::preload {
+namespace {
+
+using session::ConnectionState;
+using session::StreamResult;
+
+constexpr size_t kHeader = 4;  // of a message, in the program's stream
+
+ssize_t fail_with(int error) {
+    errno = error;
+    return -1;
+}
+
+// As the kernel does: to the thread that made the call.
+ssize_t broken_pipe(int flags) {
+    if (!(flags & MSG_NOSIGNAL)) raw(SYS_tgkill, raw(SYS_getpid), raw(SYS_gettid), SIGPIPE);
+    return fail_with(EPIPE);
+}
+
+bool ended(const session::ConnectionMemory& memory) { return memory.end.load() != session::End::none; }
+
+// What a call on a connection that never came to be answers: the error once, then TCP's ENOTCONN for receive.
+ssize_t after_failed_connect(Attachment& attachment, int fd, bool sending, int flags) {
+    if (const int error = session::take_error(attachment.view, fd)) return fail_with(error);
+    if (!sending || attachment.explicit_face()) return fail_with(ENOTCONN);
+    return broken_pipe(flags);
+}
+
+// ---- receive
+
+StreamResult look(Attachment& attachment, int fd, const IovCursor& cursor, int flags) {
+    if (flags & MSG_TRUNC) return session::stream_discard(attachment.view, fd, cursor.total() - cursor.done());
+    const auto window = cursor.window();
+    return session::stream_receive(attachment.view, fd, window.iov, window.count, flags & MSG_PEEK);
+}
+
+// recv() of nothing: TCP waits until there is something, and takes nothing.
+ssize_t receive_nothing(Attachment& attachment, int fd, int flags) {
+    const auto& memory = attachment.memory();
+    for (;;) {
+        if (session::stream_readable(attachment.view) || ended(memory) || (memory.shutdown.load() & session::shutdown_read)) return 0;
+        if (memory.state.load() == ConnectionState::failed) return after_failed_connect(attachment, fd, false, flags);
+        if (is_nonblocking(fd, flags)) return fail_with(EAGAIN);
+        if (const int error = wait_readable(attachment, fd)) return fail_with(error);
+    }
+}
+
+int unsupported_receive_flags(const Attachment& attachment, int flags) {
+    flags &= ~kPlainRead;
+    if (attachment.explicit_face()) return flags & ~(MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL) ? EINVAL : 0;
+    if (flags & MSG_OOB) return EINVAL;
+    return flags & MSG_ERRQUEUE ? EAGAIN : 0;
+}
+
+ssize_t end_of_stream(const Attachment& attachment) { return attachment.explicit_face() ? fail_with(ENOTCONN) : 0; }
+
+// ---- transmit
+
+// One call, one message: 4 bytes of length, big-endian, and exactly so many bytes (kernel-series.md section 3).
+int check_message(const Attachment& attachment, const IovCursor& cursor) {
+    if (cursor.total() <= kHeader) return EINVAL;
+    uint32_t length = 0;
+    size_t have = 0;
+    const auto window = cursor.window();
+    for (int i = 0; i < window.count && have < kHeader; ++i) {
+        const size_t part = std::min(window.iov[i].iov_len, kHeader - have);
+        std::memcpy(reinterpret_cast<char*>(&length) + have, window.iov[i].iov_base, part);
+        have += part;
+    }
+    if (have < kHeader || be32toh(length) != cursor.total() - kHeader) return EINVAL;
+    return be32toh(length) > attachment.memory().max_fragmented_send_size.load() ? EMSGSIZE : 0;
+}
+
+int unsupported_send_flags(const Attachment& attachment, int flags) {
+    if (attachment.explicit_face()) return flags & ~(MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL) ? EINVAL : 0;
+    return flags & MSG_OOB ? EOPNOTSUPP : 0;
+}
+
+// All of it or nothing. More pieces than a window holds are rare: no SMB program sends a message in so many.
+StreamResult put_message(Attachment& attachment, int fd, const iovec* iov, size_t count) {
+    return session::stream_send_whole(attachment.view, fd, iov, static_cast<int>(count));
+}
+
+StreamResult put_bytes(Attachment& attachment, int fd, const IovCursor& cursor) {
+    const auto window = cursor.window();
+    auto result = session::stream_send(attachment.view, fd, window.iov, window.count);
+    // Several windows: only the ring being full ends the call.
+    if (!result.error && result.bytes < window.bytes) result.error = EAGAIN;
+    return result;
+}
+
+ssize_t report(Attachment& attachment, int error, int flags) {
+    if (attachment.explicit_face())
+        return fail_with(error == EPIPE || error == ECONNRESET || error == ECONNABORTED ? ENOTCONN : error);
+    return error == EPIPE ? broken_pipe(flags) : fail_with(error);
+}
+
+}  // namespace
+
+ssize_t receive(Attachment& attachment, int fd, const iovec* iov, size_t count, int flags) {
+    if (const int error = unsupported_receive_flags(attachment, flags)) return fail_with(error);
+    auto& memory = attachment.memory();
+    IovCursor cursor(iov, count);
+    if (cursor.total() == 0) return flags & kPlainRead ? 0 : receive_nothing(attachment, fd, flags);
+    // An explicit socket waits for all that was asked for.
+    const bool all = (flags & MSG_WAITALL || attachment.explicit_face()) && !(flags & MSG_PEEK);
+    for (;;) {
+        if (memory.state.load() == ConnectionState::failed) return after_failed_connect(attachment, fd, false, flags);
+        const StreamResult result = memory.state.load() == ConnectionState::connecting ? StreamResult{0, EAGAIN, false}
+                                                                                      : look(attachment, fd, cursor, flags);
+        if (result.bytes) {
+            if (flags & MSG_PEEK) return static_cast<ssize_t>(result.bytes);
+            const size_t asked = flags & MSG_TRUNC ? cursor.total() - cursor.done() : cursor.window().bytes;
+            if (flags & MSG_TRUNC) {
+                if (!all || result.bytes == asked) return static_cast<ssize_t>(result.bytes);
+            }
+            cursor.advance(result.bytes);
+            if (cursor.done() == cursor.total()) return static_cast<ssize_t>(cursor.done());
+            if (result.bytes == asked) continue;  // the next window
+            if (!all) return static_cast<ssize_t>(cursor.done());
+            continue;
+        }
+        const auto done = static_cast<ssize_t>(cursor.done());
+        if (done && (!all || result.end || result.error != EAGAIN)) return done;
+        if (result.end) return end_of_stream(attachment);
+        if (result.error != EAGAIN) return report(attachment, result.error, MSG_NOSIGNAL);
+        if (memory.shutdown.load() & session::shutdown_read) return done ? done : end_of_stream(attachment);
+        if (is_nonblocking(fd, flags)) return done ? done : fail_with(EAGAIN);
+        if (const int error = wait_readable(attachment, fd)) return done ? done : fail_with(error);
+    }
+}
+
+ssize_t transmit(Attachment& attachment, int fd, const iovec* iov, size_t count, int flags) {
+    if (const int error = unsupported_send_flags(attachment, flags)) return fail_with(error);
+    auto& memory = attachment.memory();
+    IovCursor cursor(iov, count);
+    const Deadline deadline(attachment.socket_options().send_timeout_us);
+    for (;;) {
+        const ConnectionState state = memory.state.load();
+        if (state == ConnectionState::failed) return after_failed_connect(attachment, fd, true, flags);
+        if (memory.shutdown.load() & session::shutdown_write) return cursor.done() ? static_cast<ssize_t>(cursor.done()) : report(attachment, EPIPE, flags);
+        StreamResult result{0, EAGAIN, false};
+        if (state != ConnectionState::connecting) {
+            if (attachment.explicit_face()) {
+                if (const int error = check_message(attachment, cursor)) return fail_with(error);
+                result = put_message(attachment, fd, iov, count);
+            } else {
+                if (cursor.total() == 0) return ended(memory) && memory.end.load() == session::End::reset ? report(attachment, EPIPE, flags) : 0;
+                result = put_bytes(attachment, fd, cursor);
+            }
+            cursor.advance(result.bytes);
+            if (cursor.done() == cursor.total()) return static_cast<ssize_t>(cursor.done());
+            if (!result.error) continue;
+        }
+        const auto done = static_cast<ssize_t>(cursor.done());
+        if (result.error != EAGAIN) return done ? done : report(attachment, result.error, flags);
+        if (is_nonblocking(fd, flags)) return done ? done : fail_with(EAGAIN);
+        if (const int error = wait_writable(attachment, fd, deadline)) return done ? done : fail_with(error);
+    }
+}
+
+}  // namespace smbdirect::preload

@@ -1,0 +1,120 @@
+// Interposers of the calls that name, connect and accept sockets.
+#include <sys/socket.h>
+
+#include <cerrno>
+
+#include "accept.hpp"
+#include "connect.hpp"
+#include "hook.hpp"
+#include "listen.hpp"
+#include "real.hpp"
+#include "recognise.hpp"
+#include "session/readiness.hpp"
+#include "trace.hpp"
+
+namespace smbdirect::preload {
+namespace {
+
+using session::ConnectionState;
+
+HOOK(int, connect, int fd, const sockaddr* address, socklen_t length) {
+    const Held ours = hold(fd);
+    if (ours) {
+        const int result = connect_ours(*ours, fd, address, length);
+        return result;
+    }
+    const uintptr_t word = fd_table.peek(fd);
+    const bool may_become_ours = word == tcp || word == tcp_watched || word == unknown;
+    int result;
+    if (may_become_ours && convert_at_connect(fd, address, length, &result)) return result;
+    return real::connect(fd, address, length);
+}
+HOOK(int, __connect, int fd, const sockaddr* address, socklen_t length) { return hook_connect(fd, address, length); }
+
+HOOK(int, bind, int fd, const sockaddr* address, socklen_t length) {
+    if (is_plain(fd)) return real::bind(fd, address, length);
+    const Held ours = hold(fd);
+    if (!ours || ours->kind == Kind::beside) return real::bind(fd, address, length);
+    if (ours->kind != Kind::idle) return errno = EINVAL, -1;
+    // The series asks for the socket's family and a full address.
+    const int family = ours->options.domain;
+    const socklen_t full = family == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
+    if (!address || length < sizeof(sa_family_t)) return errno = EINVAL, -1;
+    if (address->sa_family != family) return errno = EAFNOSUPPORT, -1;
+    if (length < full) return errno = EINVAL, -1;
+    return real::bind(fd, address, length);
+}
+
+HOOK(int, listen, int fd, int backlog) {
+    const Held ours = hold(fd);
+    if (ours) return listen_ours(*ours, fd, backlog);
+    return fd_table.peek(fd) == foreign ? real::listen(fd, backlog) : listen_tcp(fd, backlog);
+}
+
+int accept_hook(int fd, sockaddr* address, socklen_t* length, int flags) {
+    Held listener = hold(fd);
+    const uintptr_t word = fd_table.peek(fd);
+    if (!listener && (word == tcp || word == tcp_watched)) listener = examine_listener(fd);
+    if (listener) return accept_ours(*listener, fd, address, length, flags);
+    const int accepted = flags ? real::accept4(fd, address, length, flags) : real::accept(fd, address, length);
+    // An accepted TCP socket is connected and will not become ours; what an AF_UNIX listener gave may be.
+    if (accepted >= 0) fd_table.set(accepted, word == tcp_settled ? foreign : unknown);
+    return accepted;
+}
+
+HOOK(int, accept, int fd, sockaddr* address, socklen_t* length) { return accept_hook(fd, address, length, 0); }
+HOOK(int, accept4, int fd, sockaddr* address, socklen_t* length, int flags) { return accept_hook(fd, address, length, flags); }
+
+HOOK(int, getsockname, int fd, sockaddr* address, socklen_t* length) {
+    if (is_plain(fd)) return real::getsockname(fd, address, length);
+    const Held ours = hold(fd);
+    if (!ours || ours->kind == Kind::beside || ours->kind == Kind::idle) return real::getsockname(fd, address, length);
+    sockaddr_storage local;
+    const socklen_t size = address_of(*ours, false, &local);
+    return show_address(local, size, address, length);
+}
+
+bool has_peer(const Attachment& attachment) {
+    if (attachment.kind != Kind::connection) return false;
+    const auto& memory = attachment.memory();
+    const ConnectionState state = memory.state.load();
+    if (state == ConnectionState::connecting || state == ConnectionState::failed) return false;
+    return memory.end.load() != session::End::reset;
+}
+
+HOOK(int, getpeername, int fd, sockaddr* address, socklen_t* length) {
+    if (is_plain(fd)) return real::getpeername(fd, address, length);
+    const Held ours = hold(fd);
+    if (!ours) return real::getpeername(fd, address, length);
+    if (!has_peer(*ours)) return errno = ENOTCONN, -1;
+    sockaddr_storage peer;
+    const socklen_t size = address_of(*ours, true, &peer);
+    return show_address(peer, size, address, length);
+}
+
+int shut(Attachment& attachment, int fd, int how) {
+    if (how < SHUT_RD || how > SHUT_RDWR) return errno = EINVAL, -1;
+    if (attachment.kind != Kind::connection) return errno = ENOTCONN, -1;
+    auto& memory = attachment.memory();
+    const ConnectionState state = memory.state.load();
+    if (state == ConnectionState::failed || memory.end.load() == session::End::reset) return errno = ENOTCONN, -1;
+    if (state == ConnectionState::connecting && !attachment.explicit_face()) return errno = ENOTCONN, -1;
+    uint32_t bits = 0;
+    if (how != SHUT_WR) bits |= session::shutdown_read;
+    if (how != SHUT_RD) bits |= session::shutdown_write;
+    if (attachment.explicit_face()) bits = session::shutdown_read | session::shutdown_write;  // there is no half of it
+    memory.shutdown.fetch_or(bits);
+    session::ring_doorbell(attachment.view, fd);
+    if (tracing()) trace(0, attachment.id(), fd, "shutdown %d", how);
+    return 0;
+}
+
+HOOK(int, shutdown, int fd, int how) {
+    if (is_plain(fd)) return real::shutdown(fd, how);
+    const Held ours = hold(fd);
+    if (!ours || ours->kind == Kind::beside) return real::shutdown(fd, how);
+    return shut(*ours, fd, how);
+}
+
+}  // namespace
+}  // namespace smbdirect::preload

@@ -1,0 +1,73 @@
+// Interposers of socket options and ioctl.
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+
+#include "hook.hpp"
+#include "options.hpp"
+#include "real.hpp"
+#include "recognise.hpp"
+#include "session/readiness.hpp"
+#include "trace.hpp"
+
+namespace smbdirect::preload {
+namespace {
+
+bool answers_itself(const Attachment& attachment) { return attachment.kind == Kind::beside; }
+
+HOOK(int, setsockopt, int fd, int level, int option, const void* value, socklen_t length) {
+    if (is_plain(fd)) return real::setsockopt(fd, level, option, value, length);
+    const Held ours = hold(fd);
+    if (!ours || answers_itself(*ours)) return real::setsockopt(fd, level, option, value, length);
+    const int result = set_option(*ours, fd, level, option, value, length);
+    if (tracing()) trace(0, ours->id(), fd, "setsockopt level %d option %d -> %s", level, option, result ? errno_name(errno) : "0");
+    return result;
+}
+
+HOOK(int, getsockopt, int fd, int level, int option, void* value, socklen_t* length) {
+    if (is_plain(fd)) return real::getsockopt(fd, level, option, value, length);
+    const Held ours = hold(fd);
+    if (!ours || answers_itself(*ours)) return real::getsockopt(fd, level, option, value, length);
+    return get_option(*ours, fd, level, option, value, length);
+}
+
+int give(void* argument, uint64_t value) {
+    if (!argument) return errno = EFAULT, -1;
+    constexpr uint64_t kMost = 0x7fffffff;
+    *static_cast<int*>(argument) = static_cast<int>(value < kMost ? value : kMost);
+    return 0;
+}
+
+int ioctl_connection(Attachment& attachment, int fd, unsigned long request, void* argument) {
+    switch (request) {
+        case FIONREAD: return give(argument, session::stream_readable(attachment.view));
+        case SIOCOUTQ:  // = TIOCOUTQ
+        case SIOCOUTQNSD: return give(argument, session::stream_unsent(attachment.view));
+        case SIOCATMARK: return give(argument, 0);
+        default: return real::ioctl(fd, request, argument);
+    }
+}
+
+bool is_generic(unsigned long request) {
+    return request == FIONBIO || request == FIOASYNC || request == FIOCLEX || request == FIONCLEX;
+}
+
+// Variadic in C; one argument is passed on whether there is one or not, as libc does.
+HOOK(int, ioctl, int fd, unsigned long request, void* argument) {
+    if (is_plain(fd) || is_generic(request)) return real::ioctl(fd, request, argument);
+    const Held ours = hold(fd);
+    if (!ours || answers_itself(*ours)) return real::ioctl(fd, request, argument);
+    if (ours->explicit_face()) return errno = ENOTTY, -1;
+    if (ours->kind != Kind::connection) return errno = EINVAL, -1;
+    return ioctl_connection(*ours, fd, request, argument);
+}
+
+HOOK(int, sockatmark, int fd) {
+    int mark = 0;
+    return hook_ioctl(fd, SIOCATMARK, &mark) < 0 ? -1 : mark;
+}
+
+}  // namespace
+}  // namespace smbdirect::preload

@@ -1,0 +1,43 @@
+#include "life.hpp"
+
+#include <cerrno>
+
+#include "process.hpp"
+#include "real.hpp"
+#include "trace.hpp"
+
+namespace smbdirect::preload {
+
+Held forget(int fd) {
+    const uintptr_t word = fd_table.peek(fd);
+    if (!FdTable::is_attachment(word)) {
+        fd_table.set(fd, unknown);
+        return Held();
+    }
+    const int saved = errno;
+    if (in_borrowed_memory()) {
+        errno = saved;
+        return Held();  // the parent's number stays open
+    }
+    const uintptr_t taken = fd_table.take(fd);
+    if (!FdTable::is_attachment(taken)) return Held();
+    Held ours(reinterpret_cast<Attachment*>(taken));
+    if (ours->kind == Kind::connection) {
+        auto& options = ours->memory().options;
+        // SO_LINGER {1, 0}: a reset. The engine looks at this when the last holder of the descriptor is gone.
+        if (options.linger_on && options.linger_seconds == 0) ours->memory().abort = 1;
+    }
+    if (tracing()) trace(0, ours->id(), fd, "close");
+    errno = saved;
+    return ours->kind == Kind::connection || ours->kind == Kind::idle ? Held() : std::move(ours);
+}
+
+void before_close(int fd) {
+    if (FdTable::is_attachment(fd_table.peek(fd))) forget(fd);
+}
+
+void forget_range(unsigned first, unsigned last) {
+    fd_table.for_each_known(first, last, [](int fd) { forget(fd); });
+}
+
+}  // namespace smbdirect::preload

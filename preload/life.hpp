@@ -1,0 +1,15 @@
+// What closing a descriptor of ours means.
+#pragma once
+
+#include "attachment.hpp"
+
+namespace smbdirect::preload {
+
+// The number is about to be closed: takes it out of the table, and does what a close() of TCP would do to the
+// connection. Gives the attachment of a listener beside TCP, of which the engine shall hear after the close.
+Held forget(int fd);
+// As forget(), where dup2() or dup3() closes it.
+void before_close(int fd);
+void forget_range(unsigned first, unsigned last);
+
+}  // namespace smbdirect::preload

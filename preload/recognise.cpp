@@ -1,0 +1,140 @@
+#include "recognise.hpp"
+
+#include <sys/un.h>
+
+#include <cerrno>
+
+#include "process.hpp"
+#include "real.hpp"
+#include "session/names.hpp"
+#include "trace.hpp"
+
+namespace smbdirect::preload {
+namespace {
+
+// The name that a stranger could bind as well: the pair must have been made by the engine, that is by root or by us.
+bool made_by_the_engine(int fd) {
+    ucred creator{};
+    socklen_t length = sizeof creator;
+    if (real::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &creator, &length) != 0) return false;
+    return creator.uid == 0 || creator.uid == settings().uid;
+}
+
+bool own_name(int fd, sockaddr_un* name, socklen_t* length) {
+    *length = sizeof *name;
+    return real::getsockname(fd, reinterpret_cast<sockaddr*>(name), length) == 0;
+}
+
+// A of a connection that we made, or that came from a listener beside TCP, is named; A that an AF_UNIX listener gave
+// bears the listener's name, and its other end is named.
+enum class Unix { foreign, connection, listener };
+Unix kind_of_unix_socket(int fd, uint64_t* listener_id) {
+    sockaddr_un name{};
+    socklen_t length;
+    uint64_t engine, connection;
+    char end = 0;
+    if (!own_name(fd, &name, &length)) return Unix::foreign;
+    if (session::parse_mirror_name(name, length, &engine, &connection, &end))
+        return end == 'a' && made_by_the_engine(fd) ? Unix::connection : Unix::foreign;
+    if (!session::parse_listener_name(name, length, &engine, listener_id)) return Unix::foreign;
+    if (socket_value(fd, SOL_SOCKET, SO_ACCEPTCONN) == 1) return Unix::listener;
+    return made_by_the_engine(fd) ? Unix::connection : Unix::foreign;
+}
+
+Attachment* attach_listener(int fd, uint64_t listener_id) {
+    Attachment* listener = make_attachment(Kind::only_listener, 6);
+    if (!listener) return nullptr;
+    listener->listener_id = listener_id;
+    session::Request request;
+    request.type = session::RequestType::attach;
+    request.listener_id = listener_id;
+    session::ReplyFds fds;
+    auto reply = ask(request, fd, &fds);
+    for (int passed : fds.fd)
+        if (passed >= 0) raw(SYS_close, passed);
+    if (reply) listener->local = reply->local;
+    if (listener->local.ss_family == 0) listener->local.ss_family = AF_INET;
+    trace(0, listener_id, fd, "listener taken over");
+    return listener;
+}
+
+uintptr_t enter(int fd, Attachment* attachment) {
+    if (!attachment || !fd_table.put(fd, attachment)) return foreign;
+    return fd_table.peek(fd);
+}
+
+uintptr_t recognise_unix(int fd) {
+    uint64_t listener_id = 0;
+    switch (kind_of_unix_socket(fd, &listener_id)) {
+        case Unix::connection: {
+            Attachment* attachment = attach(fd);
+            return enter(fd, attachment ? attachment : make_orphan());
+        }
+        case Unix::listener: return enter(fd, attach_listener(fd, listener_id));
+        case Unix::foreign: break;
+    }
+    fd_table.set(fd, foreign);
+    return foreign;
+}
+
+}  // namespace
+
+int socket_value(int fd, int level, int option) {
+    int value = -1;
+    socklen_t length = sizeof value;
+    return real::getsockopt(fd, level, option, &value, &length) == 0 ? value : -1;
+}
+
+Attachment* attachment_from(int memfd) {
+    session::ConnectionView view;
+    if (!session::map_connection_memory(memfd, &view)) return nullptr;
+    Attachment* attachment = make_attachment(Kind::connection, view.memory->face);
+    if (!attachment) {
+        session::unmap_connection_memory(&view);
+        errno = ENOMEM;
+        return nullptr;
+    }
+    attachment->view = view;
+    return attachment;
+}
+
+Attachment* attach(int a) {
+    session::Request request;
+    request.type = session::RequestType::attach;
+    session::ReplyFds fds;
+    auto reply = ask(request, a, &fds);
+    Attachment* attachment = nullptr;
+    for (int fd : fds.fd) {
+        if (fd < 0) continue;
+        if (!attachment) attachment = attachment_from(fd);
+        raw(SYS_close, fd);
+    }
+    if (attachment) {
+        if (tracing()) trace(0, attachment->id(), a, "attached to a connection of fabric %.16s", attachment->memory().fabric);
+    } else if (tracing()) {
+        const Reason reason = reply ? Reason::engine_lost : reply.error().reason;
+        trace(1, 0, a, "cannot attach to the connection, reason %u: %s", static_cast<unsigned>(reason), reason_sentence(reason));
+    }
+    return attachment;
+}
+
+uintptr_t recognise(int fd) {
+    const int saved = errno;
+    uintptr_t word = foreign;
+    int domain = 0;
+    socklen_t length = sizeof domain;
+    if (real::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0) {
+        // Not open: nothing to remember, since the number may be anything next.
+        if (errno == EBADF) word = unknown;
+        else fd_table.set(fd, foreign);
+    } else if (domain == AF_UNIX) {
+        word = recognise_unix(fd);
+    } else {
+        word = domain == AF_INET || domain == AF_INET6 ? tcp_watched : foreign;
+        fd_table.set(fd, static_cast<Word>(word));
+    }
+    errno = saved;
+    return word;
+}
+
+}  // namespace smbdirect::preload
