@@ -58,7 +58,7 @@ Attachment* take_in(int accepted, Attachment& listener, uint64_t ticket) {
         if (fd >= 0) raw(SYS_close, fd);
     if (!made && tracing()) {
         const Reason reason = reply ? Reason::engine_refused : reply.error().reason;
-        trace(1, listener.listener_id, accepted, "an SMBDIRECT arrival is gone before accept(), reason %u: %s",
+        trace(1, 0, accepted, "an SMBDIRECT arrival is gone before accept(), reason %u: %s",
               static_cast<unsigned>(reason), reason_sentence(reason));
     }
     return made.release();

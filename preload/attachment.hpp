@@ -36,7 +36,7 @@ struct Attachment {
 
     session::ConnectionMemory& memory() const { return *view.memory; }
     session::SocketOptions& socket_options() { return kind == Kind::connection ? view.memory->options : options; }
-    uint64_t id() const { return kind == Kind::connection ? view.memory->connection_id : listener_id; }
+    uint64_t id() const { return kind == Kind::connection ? view.memory->connection_id : 0; }  // for the trace
     bool explicit_face() const { return face != 6; }
 };
 

@@ -63,7 +63,7 @@ void register_beside(int fd, const Rule& rule) {
         made->owner = process_id();
         fd_table.put(fd, made);
         if (tracing())
-            trace(0, reply->listener_id, fd, "SMBDIRECT is also accepted, RDMA port %u, by rule of line %u", reply->rdma_port, rule.line);
+            trace(0, 0, fd, "SMBDIRECT is also accepted, RDMA port %u, by rule of line %u", reply->rdma_port, rule.line);
     }
     close_all(fds);
     if (!FdTable::is_attachment(fd_table.peek(fd))) fd_table.set(fd, tcp_settled);
@@ -106,7 +106,7 @@ int listen_only(int fd, int backlog, uint32_t face, const Rule* rule, const sess
         close_all(fds);
         return fail_with(error);
     }
-    if (tracing()) trace(0, reply->listener_id, fd, "listens for SMBDIRECT only, RDMA port %u", reply->rdma_port);
+    if (tracing()) trace(0, 0, fd, "listens for SMBDIRECT only, RDMA port %u", reply->rdma_port);
     return fd_table.put(fd, listener.release()) ? 0 : fail_with(ENOMEM);
 }
 

@@ -54,7 +54,7 @@ Attachment* attach_listener(int fd, uint64_t listener_id) {
         if (passed >= 0) raw(SYS_close, passed);
     if (reply) listener->local = reply->local;
     if (listener->local.ss_family == 0) listener->local.ss_family = AF_INET;
-    trace(0, listener_id, fd, "listener taken over");
+    trace(0, 0, fd, "listener taken over");
     return listener;
 }
 
