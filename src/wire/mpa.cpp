@@ -61,7 +61,10 @@ std::expected<MpaFrame, MpaError> parse_mpa(MpaKind expected, std::span<const st
         (flags & flag_enhanced) && frame.revision >= 2;  // RFC 6581 6: S is reserved in revision 1
     const size_t length = load_be<uint16_t>(&bytes[18]);
     if (length > mpa_max_private_data) return std::unexpected(MpaError::too_long);
-    if (frame.enhanced && length < mpa_words_size) return std::unexpected(MpaError::words_missing);
+    if (frame.enhanced && length < mpa_words_size) {
+        if (!frame.reject) return std::unexpected(MpaError::words_missing);
+        frame.enhanced = false;  // siw rejects with S and no words
+    }
     if (bytes.size() < mpa_header_size + length) return std::unexpected(MpaError::incomplete);
 
     frame.private_data = bytes.subspan(mpa_header_size, length);

@@ -259,7 +259,7 @@ void IwarpEndpoint::abort() { part({Reason::local_abort, ECONNABORTED}, Parting:
 
 void IwarpEndpoint::on_end_of_stream() {
     // siw and RNICs close both directions on a FIN; what we still had to send finds nobody.
-    if (!receiver_.at_boundary()) return part({Reason::ddp_violation, ECONNRESET}, Parting::reset);
+    if (!receiver_.at_boundary()) return part({Reason::ddp_violation, ECONNRESET}, Parting::fin);
     part({Reason::peer_closed, 0}, Parting::fin);
 }
 

@@ -45,7 +45,9 @@ class IwarpListener::HalfOpen final : public Watcher {
         size_t frame = 0;
         const auto request = wire::parse_mpa(wire::MpaKind::request, bytes(), &frame);
         if (!request && request.error() == wire::MpaError::incomplete) return;
-        if (!request && request.error() == wire::MpaError::words_missing) return refuse();
+        if (!request && request.error() == wire::MpaError::words_missing) {
+            return refuse({.revision = std::to_integer<uint8_t>(buffer_[17])});
+        }
         // RFC 5044 7.1.2: nothing may follow the Request before our Reply.
         if (!request || frame != have_) {
             release().reset();
@@ -55,7 +57,7 @@ class IwarpListener::HalfOpen final : public Watcher {
             case Verdict::close:
                 return owner_.drop(this);
             case Verdict::reject:
-                return refuse();
+                return refuse(*request);
             case Verdict::acceptable:
                 return owner_.on_request(this);
         }
@@ -64,11 +66,7 @@ class IwarpListener::HalfOpen final : public Watcher {
   private:
     EventLoop& loop() const { return owner_.core_.loop; }
 
-    // Answered with R, as far as the frame can be read.
-    void refuse() {
-        wire::MpaFrame request;
-        request.revision = std::to_integer<uint8_t>(buffer_[17]);
-        request.crc = std::to_integer<uint8_t>(buffer_[16]) & 0x40;
+    void refuse(const wire::MpaFrame& request) {
         std::array<std::byte, wire::mpa_max_frame> out;
         const size_t size = wire::build_mpa(make_rejection(request, {}), out);
         [[maybe_unused]] const ssize_t sent = send(socket_.fd(), out.data(), size, MSG_NOSIGNAL);

@@ -90,8 +90,8 @@ Receiver::Guess Receiver::guess(uint32_t count) const {
     return {receive, 0, guess_length_};
 }
 
-// `gap`: bytes of trailer and header before the next payload.
-void Receiver::lay_guesses(size_t gap) {
+// `gap`: bytes of trailer and header before the next payload; left as what is to come behind the last guess.
+void Receiver::lay_guesses(size_t& gap) {
     const size_t header = guess_header_size();
     for (uint32_t count = 0;; ++count) {
         const Guess next = guess(count);
@@ -135,13 +135,12 @@ size_t Receiver::lay_out() {
         gap = trailer_size() - have_;
     }
     size_t tail = staging_.tail.size();
-    if (guess_length_) {
-        const size_t had = phase_ == Phase::header ? have_ : 0, header = guess_header_size();
-        if (guess_kind_ == Target::region) {
-            tail = had < header ? gap + header - had : tail;  // then the payload in the next read, in place
-        } else if (had < header) {
-            lay_guesses(gap + header - had);
-        }
+    const size_t had = phase_ == Phase::header ? have_ : 0, header = guess_header_size();
+    if (guess_length_ && had < header) {
+        // With bulk under way, no more than the header is read of what is not guessed: its payload then comes
+        // in place with the next read instead of being copied out of the tail.
+        tail = gap + header - had;
+        if (guess_kind_ != Target::region) lay_guesses(tail);
     }
     lay(staging_.tail.data(), tail);
     return laid_;

@@ -90,7 +90,7 @@ class Receiver {
     };
     Guess guess(uint32_t count) const;
     size_t guess_header_size() const;
-    void lay_guesses(size_t gap);
+    void lay_guesses(size_t& gap);
 
     // ---- taking apart
     bool consume();
