@@ -157,6 +157,7 @@ bool Monitor::start_engine() {
     if (engine_ == 0) {
         close(pair[0]);
         if (keeper_socket_ >= 0) close(keeper_socket_);
+        if (options_.ready_fd >= 0 && restarts_ == 0) close(options_.ready_fd);  // the monitor's alone to close
         engine_process(pair[1]);
     }
     close(pair[1]);
