@@ -30,15 +30,6 @@ Settings sane(Settings settings) {
 
 }  // namespace
 
-Settings default_settings(Role role) {
-    Settings settings;
-    if (role == Role::passive) {
-        settings.keepalive_interval = 150'000'000'000;
-        settings.keepalive_answer = 30'000'000'000;
-    }
-    return settings;
-}
-
 Connection::Connection(Role role, const Settings& settings) : role_(role), settings_(sane(settings)) {
     credits_requested_ = settings_.send_credit_target;
     ceiling_ = settings_.receive_credit_max;

@@ -46,6 +46,10 @@ Result<void> Connection::take_request(std::span<const std::byte> message) {
     negotiated_.max_fragmented_send_size = request->max_fragmented_size;
     set_target(request->credits_requested);
     phase_ = Phase::response_due;  // as soon as receives are posted: it grants them
+    // The peer has spoken in time, which is what 5 s are for. When to answer is up to the program that
+    // accepts; the initiator waits for 120 s [MS-SMBD] 3.1.4.1, and Linux 7.x makes it wait for accept() as
+    // well.
+    negotiate_deadline_ += settings_.negotiate_timeout_active - settings_.negotiate_timeout_passive;
     return {};
 }
 

@@ -8,8 +8,8 @@ using namespace smbdirect::test;
 
 namespace {
 
-Settings settings_with(uint16_t target, Role role = Role::active) {
-    Settings settings = connection::default_settings(role);
+Settings settings_with(uint16_t target) {
+    Settings settings;
     settings.send_credit_target = settings.receive_credit_max = target;
     settings.max_send_size = settings.max_receive_size = 1364;
     settings.max_fragmented_receive_size = 1 << 20;
@@ -17,7 +17,7 @@ Settings settings_with(uint16_t target, Role role = Role::active) {
 }
 
 std::unique_ptr<CoreNode> core(Role role, uint16_t target) {
-    return std::make_unique<CoreNode>(role, settings_with(target, role), target);
+    return std::make_unique<CoreNode>(role, settings_with(target), target);
 }
 
 CoreNode& as_core(World& world, int i) { return dynamic_cast<CoreNode&>(*world.nodes[i]); }

@@ -27,6 +27,8 @@ inline Settings linux_sizes(uint16_t target = 255) {
     settings.send_credit_target = settings.receive_credit_max = target;
     settings.max_send_size = settings.max_receive_size = 1364;
     settings.max_fragmented_receive_size = 131072;
+    settings.keepalive_interval = 120 * kSecond;
+    settings.keepalive_answer = 5 * kSecond;
     return settings;
 }
 

@@ -229,6 +229,11 @@ TEST_CASE("the negotiation timers: 120 s and 5 s", "[smbd:3.1.6.1]") {
     Driver idle = established_active();
     idle.next();
     CHECK(idle.core.deadline() == 120 * kSecond);  // the negotiation timer is gone
+
+    Driver unaccepted(Role::passive);  // the peer has spoken in time, the program takes its own
+    unaccepted.core.on_transport_established(0);
+    REQUIRE(unaccepted.negotiate("000100010000ff00540500005405000056a70200"));
+    CHECK(unaccepted.core.deadline() == 120 * kSecond);
 }
 
 TEST_CASE("property 18: RESPONSE_REQUESTED without a credit is answered once, when credits come",
