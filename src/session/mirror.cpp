@@ -102,15 +102,8 @@ void EngineMirror::attach(const ConnectionView& view, int b) {
 bool EngineMirror::begin_turn() { return Steps::begin_turn(state_); }
 bool EngineMirror::end_turn() { return Steps::end_turn(state_); }
 void EngineMirror::announce(uint64_t head, uint64_t bytes) { Steps::announce(state_, head, bytes); }
+void EngineMirror::release(uint64_t transmit_tail) { Steps::release(state_, transmit_tail); }
 void EngineMirror::nudge_after_dead_owner() { Steps::nudge(state_); }
-
-void EngineMirror::release(uint64_t transmit_tail) {
-    ConnectionMemory& m = *state_.view.memory;
-    state_.transmit_tail = transmit_tail;
-    m.transmit_tail.store(transmit_tail, std::memory_order_release);
-    std::atomic_thread_fence(std::memory_order_seq_cst);
-    if (m.stuffed.load(std::memory_order_seq_cst)) Steps::unstuff(state_);
-}
 
 bool EngineMirror::read_transmit_head(uint64_t* head) const {
     uint64_t found = state_.view.memory->transmit_head.load(std::memory_order_acquire);

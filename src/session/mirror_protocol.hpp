@@ -34,9 +34,11 @@ struct MirrorSteps {
         if constexpr (!Policy::every_add_has_its_send) {
             if (before != 0) return;
         }
+        Policy::step();
         if (Policy::takes_back && m.receive_tail.load(std::memory_order_seq_cst) == s.receive_head &&
             take_back(m))
             return;
+        Policy::step();
         // EPIPE (nobody there any more) and EAGAIN (somebody filled A) take the count back as well.
         if (raw::send(s.b, &kToken, 1) != 1) take_back(m);
     }
@@ -55,10 +57,12 @@ struct MirrorSteps {
         s.receive_head = head;
         m.bytes_published.store(bytes, std::memory_order_relaxed);
         m.receive_head.store(head, std::memory_order_release);  // p1
-        if (s.ended || s.receive_quiet) return;                 // h4 announces what came meanwhile
+        Policy::step();
+        if (s.ended || s.receive_quiet) return;  // h4 announces what came meanwhile
         std::atomic_thread_fence(std::memory_order_seq_cst);
         bool touched = m.touched.load(std::memory_order_relaxed) && m.touched.exchange(0);  // p2
         int32_t standing = m.tokens.load(std::memory_order_seq_cst);
+        Policy::step();
         if constexpr (!Policy::every_add_has_its_send) {
             if (standing == 0) send_token(s);
         } else if (standing <= 0 || (touched && standing < kMostTokens)) {
@@ -98,6 +102,15 @@ struct MirrorSteps {
         return size - used(s) >= std::max(size / 4, wanted);
     }
 
+    static void release(State& s, uint64_t transmit_tail) {
+        ConnectionMemory& m = *s.view.memory;
+        s.transmit_tail = transmit_tail;
+        m.transmit_tail.store(transmit_tail, std::memory_order_release);
+        std::atomic_thread_fence(std::memory_order_seq_cst);
+        Policy::step();
+        if (m.stuffed.load(std::memory_order_seq_cst)) unstuff(s);
+    }
+
     static void unstuff(State& s, bool whatever_the_space = false) {  // e1, e2
         ConnectionMemory& m = *s.view.memory;
         if (s.b < 0 || s.transmit_quiet || (s.hold_out && !whatever_the_space)) return;
@@ -105,6 +118,7 @@ struct MirrorSteps {
         if (m.stuffed.load(std::memory_order_seq_cst) && (whatever_the_space || worth_unstuffing(s))) {
             if constexpr (Policy::stuffing_drain == Drain::counted) {
                 if (m.stuffed.exchange(0, std::memory_order_seq_cst)) s.debt += kStuffingBytes;
+                Policy::step();
             } else {
                 drain_all_but_poison(s);
             }
@@ -116,10 +130,12 @@ struct MirrorSteps {
     // round.
     static void drain_all_but_poison(State& s) {
         if (Policy::stuffing_drain == Drain::clear_then_all) s.view.memory->stuffed.store(0);
+        Policy::step();
         uint32_t here = raw::queued(s.b);
         s.debt = here ? here - 1 : 0;
         pay_debt(s, here);
         s.debt = 0;
+        Policy::step();
         if (Policy::stuffing_drain == Drain::all_then_clear) s.view.memory->stuffed.store(0);
     }
 
@@ -234,6 +250,7 @@ struct MirrorSteps {
         if (s.b < 0) return false;
         m.armed.store(1, std::memory_order_seq_cst);
         s.armed = true;
+        Policy::step();
         std::atomic_thread_fence(std::memory_order_seq_cst);
         if (!something_new(s)) return false;
         take_doorbell(s);

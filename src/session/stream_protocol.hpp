@@ -81,6 +81,7 @@ class Receiver {
         }
         drained_ = tail == head;
         if (consume) publish(tail, position);
+        Policy::step();
         bytes_ = 0;
         return sane || to.room() < room;
     }
@@ -142,9 +143,11 @@ class Receiver {
         if constexpr (Policy::token_drain == Drain::counted) {
             int32_t owed = m_.tokens.exchange(0, std::memory_order_seq_cst);
             if (owed <= 0) return false;
+            Policy::step();
             std::atomic_thread_fence(std::memory_order_seq_cst);
             bool again = m_.receive_head.load(std::memory_order_seq_cst) != tail_;
             if (again) m_.tokens.fetch_add(1, std::memory_order_seq_cst), owed -= 1;
+            Policy::step();
             if constexpr (Policy::waits_for_owed)
                 receive_owed(static_cast<uint32_t>(owed));
             else
@@ -152,9 +155,11 @@ class Receiver {
             return again;
         }
         if (Policy::token_drain == Drain::clear_then_all) m_.tokens.store(0, std::memory_order_seq_cst);
+        Policy::step();
         unsigned char all[64];
         while (raw::receive(a_, all, sizeof all) > 0) {
         }
+        Policy::step();
         if (Policy::token_drain == Drain::all_then_clear) m_.tokens.store(0, std::memory_order_seq_cst);
         return false;
     }
@@ -277,7 +282,9 @@ class Sender {
     void switch_out_off(uint32_t wanted) {
         if (wanted > 0) m_.transmit_wanted.store(wanted, std::memory_order_relaxed);
         if (m_.stuffed.exchange(1, std::memory_order_seq_cst) != 0) return;
+        Policy::step();
         send_all(kStuffingJunk.byte, kStuffing);
+        Policy::step();
         send_all(&kRing, 1);
     }
 
