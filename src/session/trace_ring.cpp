@@ -50,14 +50,6 @@ void copy_record(const TraceRecord& from, TraceRecord* to, uint64_t index) {
     std::memcpy(to->text, from.text, to->length);
 }
 
-int32_t thread_id() {
-    static thread_local int32_t cached = 0;
-    static thread_local int32_t process = 0;
-    auto pid = static_cast<int32_t>(raw::call(SYS_getpid));
-    if (process != pid) cached = static_cast<int32_t>(raw::call(SYS_gettid)), process = pid;  // forked since
-    return cached;
-}
-
 }  // namespace
 
 int create_trace_ring(int32_t pid, const char* program, TraceRing** ring) {
@@ -106,7 +98,7 @@ bool trace_write(TraceRing* ring, uint64_t connection_id, int32_t fd, uint32_t l
     record.time_ns = raw::clock_ns(CLOCK_REALTIME);
     record.connection_id = connection_id;
     record.fd = fd;
-    record.thread = thread_id();
+    record.thread = static_cast<int32_t>(raw::call(SYS_gettid));
     record.level = level;
     record.length = std::min<uint32_t>(length, sizeof record.text);
     std::memcpy(record.text, text, record.length);

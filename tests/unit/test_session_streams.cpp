@@ -50,3 +50,111 @@ TEST_CASE("what is sent reaches the ring, and OUT goes off and on with its space
     CHECK(bench.mask() == POLLOUT);
     CHECK(bench.in_b() == 1);
 }
+
+TEST_CASE("a whole message waits until it fits, and OUT waits with it") {
+    Bench bench({4096, 16, 65536});
+    CHECK(bench.send(std::string(4097, 'x'), true) == -EMSGSIZE);
+    CHECK(bench.send(std::string(3000, 'x'), true) == 3000);
+    CHECK(bench.send(std::string(3000, 'y'), true) == -EAGAIN);
+    CHECK(bench.mask() == 0);
+    bench.turn();
+    bench.mirror.release(1500);  // room enough for OUT, not for the message
+    CHECK(bench.mask() == 0);
+    bench.mirror.release(2000);
+    CHECK(bench.mask() == POLLOUT);
+    CHECK(bench.send(std::string(3000, 'y'), true) == 3000);
+    CHECK(stream_unsent(bench.view) == 4000);
+    CHECK(bench.turn());
+    CHECK(bench.in_b() == 1);
+}
+
+TEST_CASE("the doorbell is one byte, rung once, and takes OUT with it for no moment") {
+    Bench bench;
+    CHECK(bench.view.memory->armed == 1);
+    CHECK(bench.send("one") == 3);
+    CHECK(bench.in_b() == 2);
+    CHECK(bench.mask() == POLLOUT);
+    CHECK(bench.send("two") == 3);
+    CHECK(bench.in_b() == 2);
+    CHECK(bench.mirror.begin_turn());
+    CHECK(bench.in_b() == 1);
+    uint64_t head = 0;
+    CHECK(bench.mirror.read_transmit_head(&head));
+    CHECK(head == 6);
+    CHECK_FALSE(bench.mirror.end_turn());
+    ring_doorbell(bench.view, bench.pair.a);
+    CHECK(bench.in_b() == 2);
+    CHECK(bench.turn());
+    CHECK(bench.in_b() == 1);
+}
+
+TEST_CASE("the engine is rung when the receive ring is given back far enough") {
+    Bench bench;
+    for (int i = 0; i < 8; ++i) bench.publish("ab", false, 0);
+    bench.mirror.request_return_at(4);
+    CHECK_FALSE(bench.mirror.end_turn());
+    bench.receive(6);
+    CHECK(bench.in_b() == 1);
+    bench.receive(2);
+    CHECK(bench.in_b() == 2);
+    CHECK(bench.view.memory->return_mark == UINT64_MAX);
+    bench.receive(8);
+    CHECK(bench.in_b() == 2);
+    CHECK(bench.turn());
+    bench.mirror.request_return_at(3);  // reached already
+    CHECK(bench.mirror.end_turn());
+    CHECK_FALSE(bench.mirror.end_turn());
+}
+
+TEST_CASE("bytes that nobody announced are found") {
+    Bench bench;
+    SECTION("of another value") { CHECK(::write(bench.pair.a, "x", 1) == 1); }
+    SECTION("of our value") {
+        unsigned char two[2] = {kRing, kRing};
+        CHECK(::write(bench.pair.a, two, 2) == 2);
+    }
+    CHECK_FALSE(bench.mirror.begin_turn());
+}
+
+TEST_CASE("discarding and scattered reads count as reading") {
+    Bench bench;
+    bench.publish("0123456789", true, 10);
+    StreamResult dropped = stream_discard(bench.view, bench.pair.a, 6);
+    CHECK(dropped.bytes == 6);
+    char x[3], y[100];
+    iovec iov[3] = {{x, 3}, {nullptr, 0}, {y, 100}};
+    CHECK(stream_receive(bench.view, bench.pair.a, iov, 3, false).bytes == 8);
+    CHECK(std::string(x, 3) == "234");
+    CHECK(std::string(y, 5) == "56789");
+    CHECK(bench.mask() == POLLOUT);
+}
+
+TEST_CASE("a signal handler that comes in while its thread holds the lock gets EAGAIN") {
+    Bench bench;
+    bench.publish("x", false, 0);
+    REQUIRE(pthread_mutex_lock(&bench.view.memory->receive_lock) == 0);
+    REQUIRE(pthread_mutex_lock(&bench.view.memory->transmit_lock) == 0);
+    CHECK(bench.receive(10) == "EAGAIN");
+    CHECK(bench.send("x") == -EAGAIN);
+    CHECK(stream_readable(bench.view) == 1);
+    pthread_mutex_unlock(&bench.view.memory->receive_lock);
+    pthread_mutex_unlock(&bench.view.memory->transmit_lock);
+    CHECK(bench.receive(10) == "x");
+}
+
+TEST_CASE("own shutdown of the receiving side ends what is not there yet") {
+    Bench bench;
+    bench.publish("still", false, 0);
+    bench.view.memory->shutdown |= shutdown_read;
+    CHECK(bench.receive(10) == "still");
+    CHECK(bench.receive(10) == "END");
+}
+
+TEST_CASE("a large send is published in parts, whatever errno was stays") {
+    Bench bench({1u << 20, 16, 65536});
+    errno = 1234;
+    CHECK(bench.send(std::string(700'000, 'q')) == 700'000);
+    CHECK(bench.receive(10) == "EAGAIN");
+    CHECK(errno == 1234);
+    CHECK(bench.view.memory->transmit_head == 700'000);
+}
