@@ -29,9 +29,9 @@ struct Settings {
     // all.
     int keepalive_idle_s = 60, keepalive_interval_s = 10, keepalive_probes = 6;
     Nanoseconds request_timeout =
-        5'000'000'000;                 // an accepted TCP connection owes its MPA Request within this time
-    unsigned half_open = 256;          // connections of a listener that still owe it; beyond: the oldest goes
-    unsigned half_open_per_peer = 64;  // of one address; beyond: the newest goes
+        5'000'000'000;          // an accepted TCP connection owes its MPA Request within this time
+    unsigned half_open = 1024;  // connections of a listener that still owe it; beyond: the oldest goes
+    unsigned half_open_per_peer = 512;  // of one address; beyond: the oldest of that address goes
     // After our FIN the peer has this long to close as well.
     Nanoseconds linger = 2'000'000'000;
     uint8_t revision = 2;     // first Request of an initiator; 2 falls back to 1 once

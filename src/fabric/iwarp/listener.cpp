@@ -144,18 +144,21 @@ void IwarpListener::pause() {
     });
 }
 
-// A flood of silent connections must lock out neither other peers nor, for long, new ones.
-bool IwarpListener::make_room(const sockaddr_storage& peer) {
-    const auto same = std::count_if(half_open_.begin(), half_open_.end(),
-                                    [&](const auto& other) { return soft::same_host(other->peer(), peer); });
-    if (static_cast<unsigned>(same) >= core_.settings.half_open_per_peer) return false;
-    if (half_open_.size() >= core_.settings.half_open) half_open_.pop_front();
-    return true;
+// A flood of silent connections pushes out its own oldest: neither other peers nor, for long, new ones are
+// locked out.
+void IwarpListener::make_room(const sockaddr_storage& peer) {
+    const auto same_peer = [&](const auto& other) { return soft::same_host(other->peer(), peer); };
+    const auto same = std::count_if(half_open_.begin(), half_open_.end(), same_peer);
+    if (static_cast<unsigned>(same) >= core_.settings.half_open_per_peer) {
+        half_open_.erase(std::find_if(half_open_.begin(), half_open_.end(), same_peer));
+    } else if (half_open_.size() >= core_.settings.half_open) {
+        half_open_.pop_front();
+    }
 }
 
 void IwarpListener::take(Socket socket) {
     tune_connection(socket.fd(), core_.settings);
-    if (!make_room(remote_address_of(socket.fd()))) return socket.reset();
+    make_room(remote_address_of(socket.fd()));
     auto connection = std::make_unique<HalfOpen>(*this, std::move(socket));
     if (connection->watched()) half_open_.push_back(std::move(connection));
 }

@@ -24,7 +24,7 @@ class IwarpListener final : public Listener, private Watcher {
     void on_ready(uint32_t events) override;
     void take(Socket socket);
     void pause();
-    bool make_room(const sockaddr_storage& peer);
+    void make_room(const sockaddr_storage& peer);
     void drop(HalfOpen* connection);
     void on_request(HalfOpen* connection);
 
