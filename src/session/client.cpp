@@ -115,26 +115,27 @@ bool start_engine(const ClientOptions& options, const Deadline& deadline) {
 Result<int> find_engine(const ClientOptions& options, const Deadline& deadline, bool* spawned) {
     const Candidates candidates(options);
     for (int pause_ms = 1;; pause_ms = pause_ms < 100 ? pause_ms * 2 : 100) {
-        bool stranger = false, busy = false;
-        for (int i = 0; i < candidates.count; ++i) {
+        Found found = Found::nobody;
+        bool stranger = false;
+        for (int i = 0; i < candidates.count && found != Found::busy; ++i) {
             Socket socket;
             int error = 0;
-            Found found = try_name(candidates.name[i], candidates.owner[i], socket, &error);
+            found = try_name(candidates.name[i], candidates.owner[i], socket, &error);
             if (found == Found::yes) return socket.release();
             if (found == Found::failed) return fail(Reason::engine_resources, error);
             stranger |= found == Found::stranger;
-            busy |= found == Found::busy;
-            if (found == Found::busy) break;  // there is one: wait for it, do not go on to start another
         }
-        // A stranger on the user's name cannot be talked away by starting an engine: the name is taken.
-        if (stranger && !busy) return fail(Reason::engine_untrusted, EACCES);
-        if (!busy && !*spawned) {
-            if (!options.engine_path) return fail(Reason::engine_unreachable, ECONNREFUSED);
-            if (!start_engine(options, deadline)) return fail(Reason::engine_unreachable, ECONNREFUSED);
+        // A stranger on the system's name must not keep us from an engine of our own; on the last name, ours,
+        // it does.
+        const Reason reason = stranger ? Reason::engine_untrusted : Reason::engine_unreachable;
+        const auto give_up = fail(reason, stranger ? EACCES : ECONNREFUSED);
+        if (found == Found::stranger) return give_up;
+        if (found != Found::busy && !*spawned) {
+            if (!options.engine_path || !start_engine(options, deadline)) return give_up;
             *spawned = true;
             continue;
         }
-        if (deadline.left_ms() == 0) return fail(Reason::engine_unreachable, ECONNREFUSED);
+        if (deadline.left_ms() == 0) return give_up;
         sleep_ms(pause_ms);
     }
 }

@@ -17,7 +17,7 @@ struct Jitter : Correct {
         if (dice == 0)
             sched_yield();
         else if (dice < 8)
-            for (uint32_t i = jitter_random.below(400); i > 0; --i) __builtin_ia32_pause();
+            for (uint32_t i = jitter_random.below(400); i > 0; --i) asm volatile("" ::: "memory");
     }
 };
 
