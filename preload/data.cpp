@@ -157,6 +157,7 @@ ssize_t transmit(Attachment& attachment, int fd, const iovec* iov, size_t count,
         StreamResult result{0, EAGAIN, false};
         if (state != ConnectionState::connecting) {
             if (attachment.explicit_face()) {
+                if (ended(memory)) return fail_with(ENOTCONN);
                 if (const int error = check_message(attachment, cursor)) return fail_with(error);
                 result = put_message(attachment, fd, iov, count);
             } else {

@@ -76,7 +76,7 @@ ssize_t send_file(Attachment& attachment, int out, int in, off64_t* offset, size
 HOOK(ssize_t, sendfile, int out, int in, off64_t* offset, size_t count) {
     if (is_plain(out) && is_plain(in)) return real::sendfile(out, in, offset, count);
     const Held ours = hold(out);
-    if (is_mirror(in)) return errno = EINVAL, -1;
+    if (is_mirror(in)) return errno = offset ? ESPIPE : EINVAL, -1;
     if (!ours || ours->kind == Kind::beside) return real::sendfile(out, in, offset, count);
     if (ours->explicit_face()) return errno = EINVAL, -1;
     if (ours->kind != Kind::connection) return errno = ENOTCONN, -1;

@@ -79,7 +79,8 @@ bool has_peer(const Attachment& attachment) {
     const auto& memory = attachment.memory();
     const ConnectionState state = memory.state.load();
     if (state == ConnectionState::connecting || state == ConnectionState::failed) return false;
-    return memory.end.load() != session::End::reset;
+    const session::End end = memory.end.load();
+    return end == session::End::none || (end == session::End::orderly && !attachment.explicit_face());
 }
 
 HOOK(int, getpeername, int fd, sockaddr* address, socklen_t* length) {
@@ -105,6 +106,8 @@ int shut(Attachment& attachment, int fd, int how) {
     if (attachment.explicit_face()) bits = session::shutdown_read | session::shutdown_write;  // there is no half of it
     memory.shutdown.fetch_or(bits);
     session::ring_doorbell(attachment.view, fd);
+    // A shows the end of stream to whoever polls; tokens that the engine sends from now on go nowhere, and none is needed.
+    if (bits & session::shutdown_read) real::shutdown(fd, SHUT_RD);
     if (tracing()) trace(0, attachment.id(), fd, "shutdown %d", how);
     return 0;
 }

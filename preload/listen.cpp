@@ -69,6 +69,22 @@ void register_beside(int fd, const Rule& rule) {
     if (!FdTable::is_attachment(fd_table.peek(fd))) fd_table.set(fd, tcp_settled);
 }
 
+// An RDMA port on iWARP is a TCP port: where it is the very one that the program's socket is bound to, the socket must let
+// go of it before the engine can have it.
+bool let_go_of_port(int fd, int family) {
+    const int fresh = real::socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fresh < 0) return false;
+    if (put_under(fd, fresh)) return true;
+    raw(SYS_close, fresh);
+    return false;
+}
+
+void take_port_again(int fd, const sockaddr_storage& address, socklen_t length, uint32_t v6_only) {
+    const int on = 1;
+    if (v6_only && address.ss_family == AF_INET6) real::setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+    real::bind(fd, reinterpret_cast<const sockaddr*>(&address), length);
+}
+
 // The number becomes the AF_UNIX listener of a listener that is SMBDIRECT only.
 int listen_only(int fd, int backlog, uint32_t face, const Rule* rule, const session::SocketOptions* options) {
     session::Request request;
@@ -82,9 +98,17 @@ int listen_only(int fd, int backlog, uint32_t face, const Rule* rule, const sess
         request.fabric = rule->fabric;
         request.rdma_port = rule->rdma_port;
     }
+    session::SocketOptions kept{};
+    if (options) copy_options(*options, &kept);
+    else capture_options(fd, &kept);
+    Endpoint local;
+    endpoint_of(reinterpret_cast<sockaddr*>(&request.local), length, &local);
+    const bool same_port = local.port && (face != 6 || request.rdma_port == local.port);
+    if (same_port && !let_go_of_port(fd, request.local.ss_family)) return -1;
     session::ReplyFds fds;
     auto reply = ask(request, -1, &fds);
     if (!reply || fds.fd[0] < 0) {
+        if (same_port) take_port_again(fd, request.local, length, request.v6_only);
         const Error error = reply ? Error{Reason::engine_refused, EADDRNOTAVAIL} : reply.error();
         trace_failure(fd, "listen", error);
         close_all(fds);
@@ -99,8 +123,7 @@ int listen_only(int fd, int backlog, uint32_t face, const Rule* rule, const sess
     listener->listener_id = reply->listener_id;
     listener->local = reply->local.ss_family ? reply->local : request.local;
     listener->owner = process_id();
-    if (options) copy_options(*options, &listener->options);
-    else capture_options(fd, &listener->options);
+    copy_options(kept, &listener->options);
     if (!put_under(fd, fds.fd[0])) {
         const int error = errno;
         close_all(fds);

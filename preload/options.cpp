@@ -158,6 +158,7 @@ int get_tcp_level(Attachment& attachment, int option, void* value, socklen_t* le
         case TCP_MAXSEG: return copy_out(65483, value, length);
         case TCP_SYNCNT: return copy_out(6, value, length);
         case TCP_LINGER2: return copy_out(60, value, length);
+        case TCP_ULP: return copy_out("", 0, value, length);
         case TCP_CONGESTION: return copy_out("cubic\0\0\0\0\0\0\0\0\0\0", 16, value, length);
         case TCP_DEFER_ACCEPT:
         case TCP_WINDOW_CLAMP:
@@ -275,7 +276,7 @@ int get_option(Attachment& attachment, int fd, int level, int option, void* valu
         case IPPROTO_TCP: return get_tcp_level(attachment, option, value, length);
         case IPPROTO_IP: return copy_out(option == IP_TTL ? 64 : 0, value, length);
         case IPPROTO_IPV6: return copy_out(option == IPV6_UNICAST_HOPS ? 64 : 0, value, length);
-        default: return errno = ENOPROTOOPT, -1;
+        default: return errno = EOPNOTSUPP, -1;
     }
 }
 

@@ -8,13 +8,19 @@
 namespace smbdirect::preload {
 namespace {
 
+// substr() would bring in the exceptions of libstdc++, and with them an allocation when the library is loaded.
+std::string_view part(std::string_view text, size_t from, size_t count = std::string_view::npos) {
+    if (from > text.size()) from = text.size();
+    return {text.data() + from, count < text.size() - from ? count : text.size() - from};
+}
+
 bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r'; }
 
 std::string_view next_word(std::string_view* text) {
     while (!text->empty() && is_space(text->front())) text->remove_prefix(1);
     size_t length = 0;
     while (length < text->size() && !is_space((*text)[length]) && (*text)[length] != '#') ++length;
-    const std::string_view word = text->substr(0, length);
+    const std::string_view word = part(*text, 0, length);
     text->remove_prefix(length);
     return word;
 }
@@ -30,19 +36,19 @@ bool parse_number(std::string_view text, Number* number, uint64_t least, uint64_
 
 bool parse_ports(std::string_view text, Rule* rule) {
     const size_t dash = text.find('-');
-    if (!parse_number(text.substr(0, dash), &rule->first_port, 0, 65535)) return false;
+    if (!parse_number(part(text, 0, dash), &rule->first_port, 0, 65535)) return false;
     if (dash == text.npos) {
         rule->last_port = rule->first_port;
         return true;
     }
-    return parse_number(text.substr(dash + 1), &rule->last_port, rule->first_port, 65535);
+    return parse_number(part(text, dash + 1), &rule->last_port, rule->first_port, 65535);
 }
 
 bool parse_address(std::string_view text, Rule* rule) {
     char copy[INET6_ADDRSTRLEN];
     const size_t slash = text.find('/');
-    std::string_view address = text.substr(0, slash);
-    if (address.size() >= 2 && address.front() == '[' && address.back() == ']') address = address.substr(1, address.size() - 2);
+    std::string_view address = part(text, 0, slash);
+    if (address.size() >= 2 && address.front() == '[' && address.back() == ']') address = part(address, 1, address.size() - 2);
     if (address.size() >= sizeof copy) return false;
     std::memcpy(copy, address.data(), address.size());
     copy[address.size()] = 0;
@@ -51,7 +57,7 @@ bool parse_address(std::string_view text, Rule* rule) {
     else return false;
     const unsigned all = rule->family == AF_INET ? 32 : 128;
     rule->bits = static_cast<uint8_t>(all);
-    return slash == text.npos || parse_number(text.substr(slash + 1), &rule->bits, 0, all);
+    return slash == text.npos || parse_number(part(text, slash + 1), &rule->bits, 0, all);
 }
 
 bool parse_fabric(std::string_view text, Rule* rule) {
@@ -118,7 +124,7 @@ Parsed parse_rule(std::string_view statement, Rule* rule, const char** what) {
     while (!(word = next_word(&statement)).empty()) {
         const size_t equals = word.find('=');
         if (equals != word.npos) {
-            *what = parse_setting(word.substr(0, equals), word.substr(equals + 1), rule);
+            *what = parse_setting(part(word, 0, equals), part(word, equals + 1), rule);
             if (*what) return Parsed::mistake;
         } else if (decided) {
             return *what = "a rule has one verdict", Parsed::mistake;
@@ -160,7 +166,7 @@ bool Rule::matches(Direction wanted, std::string_view program_name, const Endpoi
     if (globs.empty()) return true;
     while (!globs.empty()) {
         const size_t comma = globs.find(',');
-        if (glob_matches(globs.substr(0, comma), program_name)) return true;
+        if (glob_matches(part(globs, 0, comma), program_name)) return true;
         globs.remove_prefix(comma == globs.npos ? globs.size() : comma + 1);
     }
     return false;

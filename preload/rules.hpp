@@ -49,7 +49,7 @@ class RuleSet {
         unsigned line = 1;
         while (!text.empty()) {
             const size_t end = end_of_statement(text);
-            const std::string_view statement = text.substr(0, end);
+            const std::string_view statement(text.data(), end);
             const char* what = "";
             Rule rule;
             const Parsed parsed = parse_rule(statement, &rule, &what);
