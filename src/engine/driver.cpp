@@ -222,7 +222,8 @@ bool Driver::work() {
     if (peer_gone_) return answer_sends_after_end();
     if (auto termination = core_->termination()) {
         pump();  // a failure response may be due [MS-SMBD] 3.1.5.6
-        if (termination->reason == Reason::protocol_violation) ++context_.counters->protocol_violations;
+        const bool by_peer = termination->reason == Reason::protocol_violation || termination->reason == Reason::receive_overrun;
+        if (by_peer) ++context_.counters->protocol_violations;
         fail(*termination);
         return false;
     }

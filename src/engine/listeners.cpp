@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "engine/knock.hpp"
 #include "engine/socket_diag.hpp"
@@ -33,6 +34,8 @@ uint16_t iwarp_port_for(uint16_t program_port) {
 ProgramListener::~ProgramListener() {
     if (table) munmap(table, sizeof *table);
     if (knock_memfd >= 0) close(knock_memfd);
+    iwarp.reset();  // uses the inherited socket
+    if (inherited_socket >= 0) close(inherited_socket);
     if (pid_fd < 0) return;
     loop->unwatch(pid_fd, this);
     close(pid_fd);
@@ -204,6 +207,7 @@ void ListenerTable::restore(const ListenerRecord& record, int rdma_socket, int k
     auto listener = std::make_unique<ProgramListener>(this, context_.loop);
     listener->record = record;
     listener->knock_memfd = knock_memfd;
+    listener->inherited_socket = rdma_socket;
     if (knock_memfd >= 0 && !session::map_knock_table(knock_memfd, &listener->table)) return;
     if (listener->table) {  // what the predecessor had under way died with it
         for (auto& entry : listener->table->entry) entry.state.store(session::KnockState::free);
@@ -261,6 +265,7 @@ void ListenerTable::remove(uint64_t id) {
     }
     listener->iwarp.reset();
     listener->memory.reset();
+    if (listener->inherited_socket >= 0) close(std::exchange(listener->inherited_socket, -1));
     keeper_->drop(id);
     // The arrival objects may be on the stack above us.
     context_.loop->defer([old = std::shared_ptr<ProgramListener>(std::move(listeners_[id])),

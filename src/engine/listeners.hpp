@@ -65,6 +65,7 @@ struct ProgramListener final : fabric::Watcher {
     std::unique_ptr<fabric::Listener> iwarp, memory;
     session::KnockTable* table = nullptr;
     int knock_memfd = -1;
+    int inherited_socket = -1;  // the RDMA port, from a predecessor of this engine
     int pid_fd = -1;        // of the process that registered it: its death makes us look whether the listener is still there
     bool orphaned = false;  // that process is gone and others hold it: looked at now and then
 };

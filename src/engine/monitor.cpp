@@ -142,8 +142,7 @@ void Monitor::engine_process(int keeper_socket) {
         sigaction(SIGTERM, &action, nullptr);
         sigaction(SIGINT, &action, nullptr);
         for (auto& [id, kept] : kept_) {
-            engine.restore(kept.record, kept.rdma_socket, kept.knock_memfd);
-            if (kept.rdma_socket >= 0) close(kept.rdma_socket);  // the fabric has a descriptor of its own
+            engine.restore(kept.record, kept.rdma_socket, kept.knock_memfd);  // which takes both descriptors
         }
         engine.run();
     }
