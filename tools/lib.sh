@@ -168,7 +168,7 @@ nothing_runs_with() { [ -z "$(pids_with "$1")" ]; }
 
 # One counter of the running engine; 0 where none runs.
 engine_counter() {  # NAME
-    { "$engine" --counters 2>/dev/null || :; } | awk -v name="$1" '$1 == name { value = $2 } END { print value + 0 }'
+    { "$engine" --counters 2>/dev/null || :; } | awk -v name="$1" '$1 == name { value = $2 } END { print value == "" ? 0 : value }'
 }
 
 # The processes of the engine with this meeting socket name, of this user: the monitor and the engine proper.

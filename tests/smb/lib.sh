@@ -176,6 +176,9 @@ expect_failure() {  # COMMAND...
     fi
 }
 
+# The line of a program's output in which it names its error, or its last.
+error_in() { { grep -m1 NT_STATUS "$1" || tail -n 1 "$1"; } | cut -c1-100; }
+
 # fds of a process, as a number; what an engine has open once nobody is connected must not grow.
 fd_count() { local fds=(/proc/"$1"/fd/*); echo ${#fds[@]}; }
 threads_of() { local tasks=(/proc/"$1"/task/*); echo ${#tasks[@]}; }
