@@ -366,6 +366,24 @@ TEST_CASE("a read sink takes the response that is due and nothing else") {
     if (good) CHECK((sink.bytes[109] == std::byte{1} && sink.bytes[149] == std::byte{2}));
 }
 
+TEST_CASE("an orderly end does not wait for ever for a read that nobody answers") {
+    Pair pair(Kind::iwarp, {.crc = iwarp::Crc::off, .close_timeout = 50'000'000});
+    RawPeer peer(pair.loop);
+    pair.client.endpoint = pair.fabric->connect({.remote = peer.listen()}, &pair.client).value();
+    REQUIRE(peer.accept());
+    peer.receive(24);
+    peer.send(hex(reply_key + "00 01 0000"));
+    REQUIRE(pair.until([&] { return pair.client.established; }));
+    Memory sink(*pair.client.endpoint, 200);
+    REQUIRE(pair.client.remote(Opcode::rdma_read, 1, sink.sge(), {.rkey = 5, .remote_offset = 6}));
+    pair.client->disconnect();
+    REQUIRE(peer.receive(52).size() == 52);
+    REQUIRE(pair.until([&] { return pair.client.end.has_value(); }));
+    CHECK(*pair.client.end == Error{Reason::local_close, ETIMEDOUT});
+    CHECK(pair.client.completions[0].status == Status::flushed);
+    CHECK(peer.ending() == "rst");
+}
+
 TEST_CASE("an abrupt Terminate still reaches us when we write at the same time") {
     Victim v;
     v.open();

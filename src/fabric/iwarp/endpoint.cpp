@@ -253,6 +253,11 @@ void IwarpEndpoint::disconnect() {
     if (phase_ != Phase::established) return;
     phase_ = Phase::closing;
     write();
+    if (phase_ == Phase::dead) return;
+    close_timer_ = loop_.add_timer(loop_.now() + core_.settings.close_timeout, [this] {
+        close_timer_ = 0;
+        part({Reason::local_close, ETIMEDOUT}, Parting::reset);
+    });
 }
 
 void IwarpEndpoint::abort() { part({Reason::local_abort, ECONNABORTED}, Parting::reset); }
@@ -286,6 +291,8 @@ void IwarpEndpoint::on_peer_terminate() {
 
 void IwarpEndpoint::part(Error error, Parting how) {
     connector_.reset();
+    loop_.cancel_timer(close_timer_);
+    close_timer_ = 0;
     if (socket_) {
         if (watched_) loop_.unwatch(socket_.fd(), this);
         watched_ = 0;

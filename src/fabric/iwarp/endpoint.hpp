@@ -58,6 +58,7 @@ class IwarpEndpoint final : public soft::SoftEndpoint,
     Core& core_;
     std::unique_ptr<Connector> connector_;
     Socket socket_;
+    uint64_t close_timer_ = 0;
     uint32_t watched_ = 0;  // epoll events
     std::array<std::byte, wire::mpa_max_frame> request_bytes_;
     wire::MpaFrame request_;

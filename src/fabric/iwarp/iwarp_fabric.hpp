@@ -32,6 +32,8 @@ struct Settings {
         5'000'000'000;          // an accepted TCP connection owes its MPA Request within this time
     unsigned half_open = 1024;  // connections of a listener that still owe it; beyond: the oldest goes
     unsigned half_open_per_peer = 512;  // of one address; beyond: the oldest of that address goes
+    // disconnect(): what was posted has this long to go out; then the peer sees a reset.
+    Nanoseconds close_timeout = 30'000'000'000;
     // After our FIN the peer has this long to close as well.
     Nanoseconds linger = 2'000'000'000;
     uint8_t revision = 2;     // first Request of an initiator; 2 falls back to 1 once

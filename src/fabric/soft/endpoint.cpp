@@ -163,6 +163,7 @@ void SoftEndpoint::set_events(EndpointEvents* events) {
 }
 
 void SoftEndpoint::announce_established(std::span<const std::byte> peer_private_data) {
+    if (phase_ != Phase::setup) return;  // has died meanwhile
     const size_t length = std::min(peer_private_data.size(), peer_private_.bytes.size());
     std::copy_n(peer_private_data.begin(), length, peer_private_.bytes.begin());
     peer_private_.length = static_cast<uint8_t>(length);
