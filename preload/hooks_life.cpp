@@ -80,13 +80,13 @@ int replaced(int from, int to, int result) {
 }
 
 HOOK(int, dup2, int from, int to) {
-    if (from != to) before_close(to);
+    before_replace(from, to);
     return replaced(from, to, real::dup2(from, to));
 }
 HOOK(int, __dup2, int from, int to) { return hook_dup2(from, to); }
 
 HOOK(int, dup3, int from, int to, int flags) {
-    if (from != to) before_close(to);
+    before_replace(from, to);
     return replaced(from, to, real::dup3(from, to, flags));
 }
 

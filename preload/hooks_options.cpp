@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <cstring>
 
 #include "hook.hpp"
 #include "options.hpp"
@@ -26,11 +27,24 @@ HOOK(int, setsockopt, int fd, int level, int option, const void* value, socklen_
     return result;
 }
 
+// The outcome of a non-blocking connect(), and what broke a connection, reach the program this way.
+void trace_pending_error(const Attachment& attachment, int fd, int error) {
+    if (error == 0 || attachment.kind != Kind::connection) return trace(0, attachment.id(), fd, "SO_ERROR -> %d", error);
+    const auto reason = static_cast<Reason>(attachment.memory().reason.load());
+    trace(1, attachment.id(), fd, "SO_ERROR -> %s, reason %u: %s", errno_name(error), static_cast<unsigned>(reason), reason_sentence(reason));
+}
+
 HOOK(int, getsockopt, int fd, int level, int option, void* value, socklen_t* length) {
     if (is_plain(fd)) return real::getsockopt(fd, level, option, value, length);
     const Held ours = hold(fd);
     if (!ours || answers_itself(*ours)) return real::getsockopt(fd, level, option, value, length);
-    return get_option(*ours, fd, level, option, value, length);
+    const int result = get_option(*ours, fd, level, option, value, length);
+    if (tracing() && level == SOL_SOCKET && option == SO_ERROR && result == 0 && value && *length == sizeof(int)) {
+        int error;
+        std::memcpy(&error, value, sizeof error);
+        trace_pending_error(*ours, fd, error);
+    }
+    return result;
 }
 
 int give(void* argument, uint64_t value) {

@@ -1,5 +1,7 @@
 #include "life.hpp"
 
+#include <fcntl.h>
+
 #include <cerrno>
 
 #include "process.hpp"
@@ -32,8 +34,11 @@ Held forget(int fd) {
     return ours->kind == Kind::connection || ours->kind == Kind::idle ? Held() : std::move(ours);
 }
 
-void before_close(int fd) {
-    if (FdTable::is_attachment(fd_table.peek(fd))) forget(fd);
+void before_replace(int from, int fd) {
+    if (from == fd || !FdTable::is_attachment(fd_table.peek(fd))) return;
+    const int saved = errno;
+    if (real::fcntl(from, F_GETFD, nullptr) >= 0) forget(fd);
+    errno = saved;
 }
 
 void forget_range(unsigned first, unsigned last) {

@@ -39,7 +39,7 @@ std::string_view read_rules_file(const char* path) {
 // A rule that cannot be understood is left out. It is named in the trace, and on stderr if a trace was asked for:
 // a preloaded library that prints unasked would break programs whose output others read.
 void name_mistake(const char* where, unsigned line, std::string_view statement, const char* what) {
-    if (!tracing()) return;
+    if (!settings().trace_directory[0]) return;
     const auto length = static_cast<int>(statement.size() > 80 ? 80 : statement.size());
     trace(1, 0, -1, "rule ignored, %s line %u: %s: \"%.*s\" (reason %u: %s)", where, line, what, length, statement.data(),
           static_cast<unsigned>(Reason::rules_invalid), reason_sentence(Reason::rules_invalid));

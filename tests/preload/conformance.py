@@ -587,6 +587,21 @@ def listening_in_children():
     say([os.waitpid(pid, 0)[1] for pid in children])
 
 
+@scenario
+def listening_in_another_program():
+    # Inherited over exec, as from systemd or inetd: nobody there called listen().
+    l = listener()
+    code = ('import socket,sys\nl=socket.socket(fileno=int(sys.argv[1]))\ns,p=l.accept()\n'
+            'print(s.recv(5, 256),p==s.getpeername(),l.getsockopt(1,30),flush=True)\ns.sendall(b"\\0\\0\\0\\1e")\ns.recv(1)')
+    for _ in range(2):
+        child = subprocess.Popen([sys.executable, '-c', code, str(l.fileno())], pass_fds=[l.fileno()], stdout=subprocess.PIPE)
+        c = socket.create_connection(('127.0.0.1', port))
+        c.sendall(message(1))
+        say(received(c, 5))
+        c.close()
+        say(child.communicate()[0], child.returncode)
+
+
 # ---------------------------------------------------------------- descriptors
 
 @scenario
