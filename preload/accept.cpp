@@ -3,6 +3,7 @@
 #include <cerrno>
 
 #include "endpoint.hpp"
+#include "listen.hpp"
 #include "options.hpp"
 #include "process.hpp"
 #include "real.hpp"
@@ -33,7 +34,8 @@ KnockEntry* claim_entry(session::KnockTable* table, const sockaddr_storage& peer
         if (entry.family != source.family || ntohs(entry.port) != source.port) continue;
         if (std::memcmp(entry.address, source.address, source.bits() / 8) != 0) continue;
         KnockState expected = KnockState::knocking;
-        if (entry.state.compare_exchange_strong(expected, KnockState::claimed, std::memory_order_acq_rel)) return &entry;
+        if (entry.state.compare_exchange_strong(expected, KnockState::claimed, std::memory_order_acq_rel))
+            return &entry;
     }
     return nullptr;
 }
@@ -51,8 +53,10 @@ Attachment* take_in(int accepted, Attachment& listener, uint64_t ticket) {
         // What an accepted socket inherits from its listener stands on the knock's end.
         capture_options(accepted, &made->memory().options);
         apply_to_mirror(made->memory().options, fds.fd[0]);
-        if (put_under(accepted, fds.fd[0])) fds.fd[0] = -1;
-        else made = Held();
+        if (put_under(accepted, fds.fd[0]))
+            fds.fd[0] = -1;
+        else
+            made = Held();
     }
     for (int fd : fds.fd)
         if (fd >= 0) raw(SYS_close, fd);
@@ -99,12 +103,14 @@ int accept_beside(Attachment& listener, int fd, sockaddr* address, socklen_t* le
         KnockEntry* entry = claim_entry(listener.knocks, peer, size);
         if (!entry) {
             fd_table.set(accepted, tcp_settled);
+            look_after_listener(listener, fd);
             if (!address || show_address(peer, size, address, length) == 0) return accepted;
             const int error = errno;
             raw(SYS_close, accepted);
             return fail_with(error);
         }
-        if (Attachment* made = take_in(accepted, listener, entry->ticket)) return give(accepted, made, address, length);
+        if (Attachment* made = take_in(accepted, listener, entry->ticket))
+            return give(accepted, made, address, length);
         raw(SYS_close, accepted);
         if (is_nonblocking(fd, 0)) return fail_with(EAGAIN);
     }
@@ -112,7 +118,8 @@ int accept_beside(Attachment& listener, int fd, sockaddr* address, socklen_t* le
 
 int accept_only(Attachment& listener, int fd, sockaddr* address, socklen_t* length, int flags) {
     for (;;) {
-        const int accepted = flags ? real::accept4(fd, nullptr, nullptr, flags) : real::accept(fd, nullptr, nullptr);
+        const int accepted =
+            flags ? real::accept4(fd, nullptr, nullptr, flags) : real::accept(fd, nullptr, nullptr);
         if (accepted < 0) return accepted;
         fd_table.set(accepted, unknown);
         // Nobody else knows this descriptor yet, so the mirror can still be made ready.
@@ -152,10 +159,13 @@ socklen_t address_of(Attachment& attachment, bool peer, sockaddr_storage* out) {
 
 int accept_ours(Attachment& listener, int fd, sockaddr* address, socklen_t* length, int flags) {
     switch (listener.kind) {
-        case Kind::beside: return accept_beside(listener, fd, address, length, flags);
-        case Kind::only_listener: return accept_only(listener, fd, address, length, flags);
+        case Kind::beside:
+            return accept_beside(listener, fd, address, length, flags);
+        case Kind::only_listener:
+            return accept_only(listener, fd, address, length, flags);
         case Kind::connection:
-        case Kind::idle: break;
+        case Kind::idle:
+            break;
     }
     return fail_with(EINVAL);
 }

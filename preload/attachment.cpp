@@ -19,9 +19,11 @@ Attachment* slab(unsigned index) {
     Attachment* found = slabs[index].load(std::memory_order_acquire);
     if (found) return found;
     constexpr size_t bytes = kPerSlab * sizeof(Attachment);
-    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* memory =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) return nullptr;
-    if (slabs[index].compare_exchange_strong(found, static_cast<Attachment*>(memory), std::memory_order_acq_rel))
+    if (slabs[index].compare_exchange_strong(found, static_cast<Attachment*>(memory),
+                                             std::memory_order_acq_rel))
         return static_cast<Attachment*>(memory);
     munmap(memory, bytes);
     return found;
@@ -29,7 +31,8 @@ Attachment* slab(unsigned index) {
 
 void take_apart(Attachment* attachment) {
     const int saved = errno;
-    if (attachment->kind == Kind::connection && attachment->view.memory) session::unmap_connection_memory(&attachment->view);
+    if (attachment->kind == Kind::connection && attachment->view.memory)
+        session::unmap_connection_memory(&attachment->view);
     if (attachment->knocks) session::unmap_knock_table(attachment->knocks);
     attachment->knocks = nullptr;
     errno = saved;
@@ -68,7 +71,8 @@ bool try_hold(Attachment* attachment) {
 
 void drop(Attachment* attachment) {
     uint32_t count = attachment->references.load(std::memory_order_relaxed);
-    while (!attachment->references.compare_exchange_weak(count, count == 1 ? kBusy : count - 1, std::memory_order_acq_rel)) {
+    while (!attachment->references.compare_exchange_weak(count, count == 1 ? kBusy : count - 1,
+                                                         std::memory_order_acq_rel)) {
     }
     if (count != 1) return;
     take_apart(attachment);
@@ -85,8 +89,15 @@ Attachment* make_orphan() {
         drop(orphan);
         return nullptr;
     }
-    orphan->view = {static_cast<session::ConnectionMemory*>(memory), static_cast<std::byte*>(memory), bytes,
-                    ring, ring, 2 * ring, 16, 3 * ring, ring};
+    orphan->view = {static_cast<session::ConnectionMemory*>(memory),
+                    static_cast<std::byte*>(memory),
+                    bytes,
+                    ring,
+                    ring,
+                    2 * ring,
+                    16,
+                    3 * ring,
+                    ring};
     auto& shared = orphan->memory();
     shared.magic = session::kMemoryMagic;
     shared.version = session::kVersion;

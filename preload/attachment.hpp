@@ -1,6 +1,6 @@
-// One thing that a descriptor number of this process stands for: a connection, a listener, or an explicit SMBDIRECT
-// socket that is neither yet. Attachments come from a pool that is never given back, so that a stale pointer is still
-// a pointer to an attachment; whoever uses one holds a reference.
+// One thing that a descriptor number of this process stands for: a connection, a listener, or an explicit
+// SMBDIRECT socket that is neither yet. Attachments come from a pool that is never given back, so that a
+// stale pointer is still a pointer to an attachment; whoever uses one holds a reference.
 #pragma once
 
 #include <sys/socket.h>
@@ -24,19 +24,26 @@ enum class Kind : uint8_t {
 struct Attachment {
     std::atomic<uint32_t> references;  // 0: free
     Kind kind;
-    uint32_t face;                  // 6, or the number of the explicit protocol
-    session::ConnectionView view;   // connection
-    session::KnockTable* knocks;    // beside
-    uint64_t listener_id;           // beside, only_listener
-    int owner;                      // process that registered the listener
-    sockaddr_storage local;         // only_listener: as the program shall see it
-    session::SocketOptions options; // of what has no connection memory
-    std::atomic<bool> told;         // connection: connect() has reported the outcome (TCP's SS_CONNECTED or SS_UNCONNECTED)
+    uint32_t face;                 // 6, or the number of the explicit protocol
+    session::ConnectionView view;  // connection
+    session::KnockTable* knocks;   // beside
+    uint64_t listener_id;          // beside, only_listener
+    int owner;                     // process that registered the listener
+    std::atomic<int64_t>
+        checked_at;          // beside: when the engine was last known to know it (CLOCK_MONOTONIC, seconds)
+    sockaddr_storage local;  // only_listener: as the program shall see it
+    session::SocketOptions options;  // of what has no connection memory
+    std::atomic<bool>
+        told;  // connection: connect() has reported the outcome (TCP's SS_CONNECTED or SS_UNCONNECTED)
     std::atomic<uint32_t> dead_rounds;  // see wait.cpp
 
     session::ConnectionMemory& memory() const { return *view.memory; }
-    session::SocketOptions& socket_options() { return kind == Kind::connection ? view.memory->options : options; }
-    uint64_t id() const { return kind == Kind::connection ? view.memory->connection_id : 0; }  // for the trace
+    session::SocketOptions& socket_options() {
+        return kind == Kind::connection ? view.memory->options : options;
+    }
+    uint64_t id() const {
+        return kind == Kind::connection ? view.memory->connection_id : 0;
+    }  // for the trace
     bool explicit_face() const { return face != 6; }
 };
 
@@ -58,7 +65,8 @@ class Held {
         return *this;
     }
     ~Held() {
-        if (attachment_) [[unlikely]] drop(attachment_);
+        if (attachment_) [[unlikely]]
+            drop(attachment_);
     }
     explicit operator bool() const { return attachment_; }
     Attachment* operator->() const { return attachment_; }

@@ -70,7 +70,9 @@ Attempt begin(int fd, const Wish& wish) {
     if (wish.rule) {
         request.fabric = wish.rule->fabric;
         request.rdma_port = wish.rule->rdma_port;
-        request.timeout_ms = wish.rule->timeout_ms ? wish.rule->timeout_ms : wish.prefer() ? kPreferTimeoutMs : 0;
+        request.timeout_ms = wish.rule->timeout_ms ? wish.rule->timeout_ms
+                             : wish.prefer()       ? kPreferTimeoutMs
+                                                   : 0;
     } else {
         request.rdma_port = wish.remote.port;  // an explicit socket is taken at its word
     }
@@ -107,8 +109,10 @@ int errno_for_connect(int error) {
         case EADDRINUSE:
         case EMSGSIZE:
         case ENOBUFS:
-        case ENOMEM: return error;
-        default: return ECONNREFUSED;
+        case ENOMEM:
+            return error;
+        default:
+            return ECONNREFUSED;
     }
 }
 
@@ -119,12 +123,13 @@ void trace_outcome(const Wish& wish, int fd, uint64_t id, const char* what, Reas
     if (reason == Reason::none) {
         trace(0, id, fd, "connect to %s: %s", to, what);
     } else {
-        trace(1, id, fd, "connect to %s: %s: %s, reason %u: %s", to, what, errno_name(error), static_cast<unsigned>(reason),
-              reason_sentence(reason));
+        trace(1, id, fd, "connect to %s: %s: %s, reason %u: %s", to, what, errno_name(error),
+              static_cast<unsigned>(reason), reason_sentence(reason));
     }
 }
 
-// Waits for the outcome on a descriptor of ours. 0: the connection stands. EINPROGRESS: SO_SNDTIMEO has passed.
+// Waits for the outcome on a descriptor of ours. 0: the connection stands. EINPROGRESS: SO_SNDTIMEO has
+// passed.
 int wait_connected(Attachment& attachment, int fd, const Deadline& deadline) {
     auto& memory = attachment.memory();
     for (;;) {
@@ -140,12 +145,15 @@ int wait_connected(Attachment& attachment, int fd, const Deadline& deadline) {
     }
 }
 
-Reason reason_of(const Attachment& attachment) { return static_cast<Reason>(attachment.memory().reason.load()); }
+Reason reason_of(const Attachment& attachment) {
+    return static_cast<Reason>(attachment.memory().reason.load());
+}
 
 // The result of connect() on a number that is A by now.
 int finish(Attachment& attachment, int fd, const Wish& wish) {
     auto& memory = attachment.memory();
-    if (is_nonblocking(fd, 0) && memory.state.load() == ConnectionState::connecting) return fail_with(EINPROGRESS);
+    if (is_nonblocking(fd, 0) && memory.state.load() == ConnectionState::connecting)
+        return fail_with(EINPROGRESS);
     const int error = wait_connected(attachment, fd, Deadline(memory.options.send_timeout_us));
     if (error == 0) {
         attachment.told = true;
@@ -159,8 +167,9 @@ int finish(Attachment& attachment, int fd, const Wish& wish) {
     return fail_with(error);
 }
 
-// Puts A under the number, then tells the table. A call of another thread in between finds a number that is known as a
-// TCP socket and reaches A bare; a program that uses a socket while it connects it must live with either order.
+// Puts A under the number, then tells the table. A call of another thread in between finds a number that is
+// known as a TCP socket and reaches A bare; a program that uses a socket while it connects it must live with
+// either order.
 int put_in_place(Attempt& attempt, int fd, const Wish& wish) {
     apply_to_mirror(attempt.attachment->memory().options, attempt.a);
     if (!put_under(fd, attempt.a)) {
@@ -174,7 +183,8 @@ int put_in_place(Attempt& attempt, int fd, const Wish& wish) {
     return finish(*kept, fd, wish);
 }
 
-// `prefer`: connect() waits for the outcome, whatever O_NONBLOCK says, since a socket cannot change its kind later.
+// `prefer`: connect() waits for the outcome, whatever O_NONBLOCK says, since a socket cannot change its kind
+// later.
 bool stands_in_time(Attempt& attempt, const Wish& wish) {
     const uint32_t limit = wish.rule->timeout_ms ? wish.rule->timeout_ms : kPreferTimeoutMs;
     const Deadline deadline(limit * 1000LL);
@@ -188,15 +198,19 @@ bool stands_in_time(Attempt& attempt, const Wish& wish) {
     return state.load() == ConnectionState::established;
 }
 
-int connect_anew(int fd, const Wish& wish, const sockaddr* address, socklen_t length, const session::SocketOptions* options) {
+int connect_anew(int fd, const Wish& wish, const sockaddr* address, socklen_t length,
+                 const session::SocketOptions* options) {
     Attempt attempt = begin(fd, wish);
     Error error = attempt.error;
     if (attempt.a >= 0) {
         auto& memory = attempt.attachment->memory();
-        if (options) copy_options(*options, &memory.options);
-        else capture_options(fd, &memory.options);
+        if (options)
+            copy_options(*options, &memory.options);
+        else
+            capture_options(fd, &memory.options);
         if (wish.rule && tracing())
-            trace(0, attempt.attachment->id(), fd, "connect converted by rule of line %u, fabric %.16s", wish.rule->line, memory.fabric);
+            trace(0, attempt.attachment->id(), fd, "connect converted by rule of line %u, fabric %.16s",
+                  wish.rule->line, memory.fabric);
         if (!wish.prefer() || stands_in_time(attempt, wish)) return put_in_place(attempt, fd, wish);
         error = {reason_of(*attempt.attachment), memory.error.load()};
         if (memory.state.load() == ConnectionState::connecting) error = {Reason::connect_timeout, ETIMEDOUT};
@@ -215,7 +229,8 @@ int connect_anew(int fd, const Wish& wish, const sockaddr* address, socklen_t le
 
 // ---- on a number that is A already
 
-// The number becomes an ordinary TCP socket again: for connect() to somewhere else after a failure, and AF_UNSPEC.
+// The number becomes an ordinary TCP socket again: for connect() to somewhere else after a failure, and
+// AF_UNSPEC.
 bool revert_to_tcp(Attachment& attachment, int fd) {
     const int fresh = real::socket(domain_of(attachment), SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fresh < 0) return false;
@@ -283,7 +298,8 @@ bool is_fresh_tcp(int fd) {
     bool fresh = false;
     tcp_info info{};
     socklen_t length = sizeof info.tcpi_state;
-    if (socket_value(fd, SOL_SOCKET, SO_TYPE) == SOCK_STREAM && socket_value(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP &&
+    if (socket_value(fd, SOL_SOCKET, SO_TYPE) == SOCK_STREAM &&
+        socket_value(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP &&
         real::getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) == 0)
         fresh = info.tcpi_state == TCP_CLOSE;
     errno = saved;
@@ -301,7 +317,8 @@ bool convert_at_connect(int fd, const sockaddr* address, socklen_t length, int* 
     wish.rule = rule_for_connect(wish.remote);
     if (!wish.rule || !is_fresh_tcp(fd)) return false;
     wish.domain = socket_value(fd, SOL_SOCKET, SO_DOMAIN);
-    // The kernel's own answer to a family that is not the socket's, and to a v6-only socket that shall reach IPv4.
+    // The kernel's own answer to a family that is not the socket's, and to a v6-only socket that shall reach
+    // IPv4.
     if (address->sa_family != wish.domain) return false;
     *result = connect_anew(fd, wish, address, length, nullptr);
     return true;
@@ -309,13 +326,18 @@ bool convert_at_connect(int fd, const sockaddr* address, socklen_t length, int* 
 
 int connect_ours(Attachment& attachment, int fd, const sockaddr* address, socklen_t length) {
     switch (attachment.kind) {
-        case Kind::beside: return real::connect(fd, address, length);
-        case Kind::only_listener: return fail_with(attachment.explicit_face() ? EINVAL : EISCONN);
-        case Kind::idle: return connect_explicit(attachment, fd, address, length);
-        case Kind::connection: break;
+        case Kind::beside:
+            return real::connect(fd, address, length);
+        case Kind::only_listener:
+            return fail_with(attachment.explicit_face() ? EINVAL : EISCONN);
+        case Kind::idle:
+            return connect_explicit(attachment, fd, address, length);
+        case Kind::connection:
+            break;
     }
     if (!address || length < sizeof(sa_family_t)) return fail_with(EINVAL);
-    if (address->sa_family == AF_UNSPEC && !attachment.explicit_face()) return revert_to_tcp(attachment, fd) ? 0 : -1;
+    if (address->sa_family == AF_UNSPEC && !attachment.explicit_face())
+        return revert_to_tcp(attachment, fd) ? 0 : -1;
     return connect_again(attachment, fd, address, length);
 }
 

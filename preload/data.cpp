@@ -44,7 +44,8 @@ ssize_t after_failed_connect(Attachment& attachment, int fd, bool sending, int f
 // ---- receive
 
 StreamResult look(Attachment& attachment, int fd, const IovCursor& cursor, int flags) {
-    if (flags & MSG_TRUNC) return session::stream_discard(attachment.view, fd, cursor.total() - cursor.done());
+    if (flags & MSG_TRUNC)
+        return session::stream_discard(attachment.view, fd, cursor.total() - cursor.done());
     const auto window = cursor.window();
     return session::stream_receive(attachment.view, fd, window.iov, window.count, flags & MSG_PEEK);
 }
@@ -53,8 +54,11 @@ StreamResult look(Attachment& attachment, int fd, const IovCursor& cursor, int f
 ssize_t receive_nothing(Attachment& attachment, int fd, int flags) {
     const auto& memory = attachment.memory();
     for (;;) {
-        if (session::stream_readable(attachment.view) || ended(memory) || (memory.shutdown.load() & session::shutdown_read)) return 0;
-        if (memory.state.load() == ConnectionState::failed) return after_failed_connect(attachment, fd, false, flags);
+        if (session::stream_readable(attachment.view) || ended(memory) ||
+            (memory.shutdown.load() & session::shutdown_read))
+            return 0;
+        if (memory.state.load() == ConnectionState::failed)
+            return after_failed_connect(attachment, fd, false, flags);
         if (is_nonblocking(fd, flags)) return fail_with(EAGAIN);
         if (const int error = wait_readable(attachment, fd)) return fail_with(error);
     }
@@ -67,11 +71,14 @@ int unsupported_receive_flags(const Attachment& attachment, int flags) {
     return flags & MSG_ERRQUEUE ? EAGAIN : 0;
 }
 
-ssize_t end_of_stream(const Attachment& attachment) { return attachment.explicit_face() ? fail_with(ENOTCONN) : 0; }
+ssize_t end_of_stream(const Attachment& attachment) {
+    return attachment.explicit_face() ? fail_with(ENOTCONN) : 0;
+}
 
 // ---- transmit
 
-// One call, one message: 4 bytes of length, big-endian, and exactly so many bytes (kernel-series.md section 3).
+// One call, one message: 4 bytes of length, big-endian, and exactly so many bytes (kernel-series.md section
+// 3).
 int check_message(const Attachment& attachment, const IovCursor& cursor) {
     if (cursor.total() <= kHeader) return EINVAL;
     uint32_t length = 0;
@@ -120,9 +127,11 @@ ssize_t receive(Attachment& attachment, int fd, const iovec* iov, size_t count, 
     // An explicit socket waits for all that was asked for.
     const bool all = (flags & MSG_WAITALL || attachment.explicit_face()) && !(flags & MSG_PEEK);
     for (;;) {
-        if (memory.state.load() == ConnectionState::failed) return after_failed_connect(attachment, fd, false, flags);
-        const StreamResult result = memory.state.load() == ConnectionState::connecting ? StreamResult{0, EAGAIN, false}
-                                                                                      : look(attachment, fd, cursor, flags);
+        if (memory.state.load() == ConnectionState::failed)
+            return after_failed_connect(attachment, fd, false, flags);
+        const StreamResult result = memory.state.load() == ConnectionState::connecting
+                                        ? StreamResult{0, EAGAIN, false}
+                                        : look(attachment, fd, cursor, flags);
         if (result.bytes) {
             if (flags & MSG_PEEK) return static_cast<ssize_t>(result.bytes);
             const size_t asked = flags & MSG_TRUNC ? cursor.total() - cursor.done() : cursor.window().bytes;
@@ -153,7 +162,8 @@ ssize_t transmit(Attachment& attachment, int fd, const iovec* iov, size_t count,
     for (;;) {
         const ConnectionState state = memory.state.load();
         if (state == ConnectionState::failed) return after_failed_connect(attachment, fd, true, flags);
-        if (memory.shutdown.load() & session::shutdown_write) return cursor.done() ? static_cast<ssize_t>(cursor.done()) : report(attachment, EPIPE, flags);
+        if (memory.shutdown.load() & session::shutdown_write)
+            return cursor.done() ? static_cast<ssize_t>(cursor.done()) : report(attachment, EPIPE, flags);
         StreamResult result{0, EAGAIN, false};
         if (state != ConnectionState::connecting) {
             if (attachment.explicit_face()) {
@@ -161,7 +171,10 @@ ssize_t transmit(Attachment& attachment, int fd, const iovec* iov, size_t count,
                 if (const int error = check_message(attachment, cursor)) return fail_with(error);
                 result = put_message(attachment, fd, iov, count);
             } else {
-                if (cursor.total() == 0) return ended(memory) && memory.end.load() == session::End::reset ? report(attachment, EPIPE, flags) : 0;
+                if (cursor.total() == 0)
+                    return ended(memory) && memory.end.load() == session::End::reset
+                               ? report(attachment, EPIPE, flags)
+                               : 0;
                 result = put_bytes(attachment, fd, cursor);
             }
             cursor.advance(result.bytes);

@@ -1,5 +1,5 @@
-// The data calls of a connection: what recv() and send() mean on top of the rings, with TCP's semantics for a converted
-// socket and those of the kernel series for an explicit one (kernel-series.md section 10).
+// The data calls of a connection: what recv() and send() mean on top of the rings, with TCP's semantics for a
+// converted socket and those of the kernel series for an explicit one (kernel-series.md section 10).
 #pragma once
 
 #include <sys/uio.h>
@@ -8,7 +8,8 @@
 
 namespace smbdirect::preload {
 
-inline constexpr int kPlainRead = 1 << 30;  // in flags: read() and its kin, where no bytes wanted means none waited for
+inline constexpr int kPlainRead =
+    1 << 30;  // in flags: read() and its kin, where no bytes wanted means none waited for
 
 // As the system calls: a count, or -1 with errno (and SIGPIPE where TCP raises it).
 ssize_t receive(Attachment&, int fd, const iovec* iov, size_t count, int flags);

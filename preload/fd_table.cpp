@@ -18,7 +18,8 @@ std::atomic<uintptr_t>* FdTable::entry(int fd) {
     if (!chunk) {
         const int saved = errno;
         constexpr size_t bytes = kChunkEntries * sizeof(uintptr_t);
-        void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void* memory =
+            mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         errno = saved;
         if (memory == MAP_FAILED) return nullptr;
         auto* fresh = static_cast<std::atomic<uintptr_t>*>(memory);

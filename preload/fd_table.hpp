@@ -1,5 +1,6 @@
-// What this process knows about its descriptor numbers: one word each. A number that is not ours costs its user two
-// loads and a comparison. The table needs no constructor and no lock; it may be used in signal handlers.
+// What this process knows about its descriptor numbers: one word each. A number that is not ours costs its
+// user two loads and a comparison. The table needs no constructor and no lock; it may be used in signal
+// handlers.
 #pragma once
 
 #include <atomic>
@@ -27,7 +28,8 @@ class FdTable {
 
     uintptr_t peek(int fd) const {
         const unsigned index = static_cast<unsigned>(fd);
-        if (index >= kChunks * kChunkEntries) [[unlikely]] return foreign;
+        if (index >= kChunks * kChunkEntries) [[unlikely]]
+            return foreign;
         const std::atomic<uintptr_t>* chunk = chunks_[index / kChunkEntries].load(std::memory_order_acquire);
         return chunk ? chunk[index % kChunkEntries].load(std::memory_order_acquire) : unknown;
     }
@@ -37,7 +39,8 @@ class FdTable {
     Attachment* acquire(int fd) const;
     // Plain words; drops the table's reference to what was there.
     void set(int fd, Word word);
-    // Hands the caller's reference over to the table. False (and the reference dropped) where there is no room.
+    // Hands the caller's reference over to the table. False (and the reference dropped) where there is no
+    // room.
     bool put(int fd, Attachment* attachment);
     // Takes the entry out and gives its word; of an attachment with the table's reference.
     uintptr_t take(int fd);
@@ -49,7 +52,8 @@ class FdTable {
             if (!chunk) continue;
             for (unsigned i = 0; i < kChunkEntries; ++i) {
                 const unsigned fd = c * kChunkEntries + i;
-                if (fd >= first && fd <= last && chunk[i].load(std::memory_order_relaxed)) forget(static_cast<int>(fd));
+                if (fd >= first && fd <= last && chunk[i].load(std::memory_order_relaxed))
+                    forget(static_cast<int>(fd));
             }
         }
     }

@@ -32,19 +32,23 @@ size_t sum(const iovec* iov, size_t count) {
     return total;
 }
 
-ssize_t receive_traced(const char* name, Attachment& attachment, int fd, const iovec* iov, size_t count, int flags) {
+ssize_t receive_traced(const char* name, Attachment& attachment, int fd, const iovec* iov, size_t count,
+                       int flags) {
     if (!is_connection(attachment)) return not_connected(attachment);
     if (count > IOV_MAX) return errno = EINVAL, -1;
     const ssize_t result = receive(attachment, fd, iov, count, flags);
-    if (tracing()) [[unlikely]] trace_call(name, attachment, fd, sum(iov, count), result);
+    if (tracing()) [[unlikely]]
+        trace_call(name, attachment, fd, sum(iov, count), result);
     return result;
 }
 
-ssize_t transmit_traced(const char* name, Attachment& attachment, int fd, const iovec* iov, size_t count, int flags) {
+ssize_t transmit_traced(const char* name, Attachment& attachment, int fd, const iovec* iov, size_t count,
+                        int flags) {
     if (!is_connection(attachment)) return not_connected(attachment);
     if (count > IOV_MAX) return errno = EMSGSIZE, -1;
     const ssize_t result = transmit(attachment, fd, iov, count, flags);
-    if (tracing()) [[unlikely]] trace_call(name, attachment, fd, sum(iov, count), result);
+    if (tracing()) [[unlikely]]
+        trace_call(name, attachment, fd, sum(iov, count), result);
     return result;
 }
 
@@ -52,13 +56,15 @@ ssize_t receive_one(const char* name, Attachment& attachment, int fd, void* buff
     const iovec iov{buffer, size};
     return receive_traced(name, attachment, fd, &iov, 1, flags);
 }
-ssize_t transmit_one(const char* name, Attachment& attachment, int fd, const void* buffer, size_t size, int flags) {
+ssize_t transmit_one(const char* name, Attachment& attachment, int fd, const void* buffer, size_t size,
+                     int flags) {
     const iovec iov{const_cast<void*>(buffer), size};
     return transmit_traced(name, attachment, fd, &iov, 1, flags);
 }
 
 ssize_t receive_message(Attachment& attachment, int fd, msghdr* message, int flags) {
-    const ssize_t result = receive_traced("recvmsg", attachment, fd, message->msg_iov, message->msg_iovlen, flags & ~MSG_CMSG_CLOEXEC);
+    const ssize_t result = receive_traced("recvmsg", attachment, fd, message->msg_iov, message->msg_iovlen,
+                                          flags & ~MSG_CMSG_CLOEXEC);
     if (result >= 0) message->msg_namelen = 0, message->msg_controllen = 0, message->msg_flags = 0;
     return result;
 }
@@ -73,18 +79,22 @@ ssize_t transmit_message(Attachment& attachment, int fd, const msghdr* message, 
     return transmit_traced("sendmsg", attachment, fd, message->msg_iov, message->msg_iovlen, flags);
 }
 
-// preadv2() and pwritev2() with the position -1 are readv() and writev(); with another one a socket gives ESPIPE.
-ssize_t at_position(const char* name, Attachment& attachment, int fd, const iovec* iov, int count, off64_t offset, int flags, bool reading) {
+// preadv2() and pwritev2() with the position -1 are readv() and writev(); with another one a socket gives
+// ESPIPE.
+ssize_t at_position(const char* name, Attachment& attachment, int fd, const iovec* iov, int count,
+                    off64_t offset, int flags, bool reading) {
     if (offset != -1) return errno = ESPIPE, -1;
     if (count < 0) return errno = EINVAL, -1;
     const int message_flags = flags & RWF_NOWAIT ? MSG_DONTWAIT : 0;
-    return reading ? receive_traced(name, attachment, fd, iov, static_cast<size_t>(count), message_flags | kPlainRead)
+    return reading ? receive_traced(name, attachment, fd, iov, static_cast<size_t>(count),
+                                    message_flags | kPlainRead)
                    : transmit_traced(name, attachment, fd, iov, static_cast<size_t>(count), message_flags);
 }
 
-#define FOREIGN_OR_HOLD(call)                           \
-    if (is_plain(fd)) [[likely]] return call;           \
-    const Held ours = hold(fd);                         \
+#define FOREIGN_OR_HOLD(call)    \
+    if (is_plain(fd)) [[likely]] \
+        return call;             \
+    const Held ours = hold(fd);  \
     if (!ours || answers_itself(*ours)) return call
 
 // ---- receive
@@ -132,7 +142,8 @@ HOOK(ssize_t, recvfrom, int fd, void* buffer, size_t size, int flags, sockaddr* 
     return result;
 }
 
-HOOK(ssize_t, __recvfrom_chk, int fd, void* buffer, size_t size, size_t room, int flags, sockaddr* address, socklen_t* length) {
+HOOK(ssize_t, __recvfrom_chk, int fd, void* buffer, size_t size, size_t room, int flags, sockaddr* address,
+     socklen_t* length) {
     FOREIGN_OR_HOLD(real::__recvfrom_chk(fd, buffer, size, room, flags, address, length));
     if (size > room) __chk_fail();
     const ssize_t result = receive_one("recvfrom", *ours, fd, buffer, size, flags);
@@ -205,25 +216,31 @@ HOOK(ssize_t, send, int fd, const void* buffer, size_t size, int flags) {
     FOREIGN_OR_HOLD(real::send(fd, buffer, size, flags));
     return transmit_one("send", *ours, fd, buffer, size, flags);
 }
-HOOK(ssize_t, __send, int fd, const void* buffer, size_t size, int flags) { return hook_send(fd, buffer, size, flags); }
-
-bool connects_past_the_rules(int flags, const void* address, socklen_t length) {
-    return flags & MSG_FASTOPEN && address && fast_open_is_refused(static_cast<const sockaddr*>(address), length);
+HOOK(ssize_t, __send, int fd, const void* buffer, size_t size, int flags) {
+    return hook_send(fd, buffer, size, flags);
 }
 
-ssize_t sendto_elsewhere(int fd, const void* buffer, size_t size, int flags, const sockaddr* address, socklen_t length) {
+bool connects_past_the_rules(int flags, const void* address, socklen_t length) {
+    return flags & MSG_FASTOPEN && address &&
+           fast_open_is_refused(static_cast<const sockaddr*>(address), length);
+}
+
+ssize_t sendto_elsewhere(int fd, const void* buffer, size_t size, int flags, const sockaddr* address,
+                         socklen_t length) {
     // As on a kernel without TCP Fast Open: programs go on with connect().
     if (connects_past_the_rules(flags, address, length)) return errno = EOPNOTSUPP, -1;
     return real::sendto(fd, buffer, size, flags, address, length);
 }
 
-HOOK(ssize_t, sendto, int fd, const void* buffer, size_t size, int flags, const sockaddr* address, socklen_t length) {
+HOOK(ssize_t, sendto, int fd, const void* buffer, size_t size, int flags, const sockaddr* address,
+     socklen_t length) {
     FOREIGN_OR_HOLD(sendto_elsewhere(fd, buffer, size, flags, address, length));
     return transmit_one("sendto", *ours, fd, buffer, size, flags);
 }
 
 ssize_t sendmsg_elsewhere(int fd, const msghdr* message, int flags) {
-    if (flags & MSG_FASTOPEN && connects_past_the_rules(flags, message->msg_name, message->msg_namelen)) return errno = EOPNOTSUPP, -1;
+    if (flags & MSG_FASTOPEN && connects_past_the_rules(flags, message->msg_name, message->msg_namelen))
+        return errno = EOPNOTSUPP, -1;
     return real::sendmsg(fd, message, flags);
 }
 

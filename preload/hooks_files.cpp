@@ -1,5 +1,5 @@
-// Interposers of the calls that move data between descriptors inside the kernel: between a file and the mirror they
-// would move doorbell bytes.
+// Interposers of the calls that move data between descriptors inside the kernel: between a file and the
+// mirror they would move doorbell bytes.
 #include <sys/mman.h>
 #include <sys/sendfile.h>
 
@@ -22,7 +22,8 @@ bool is_mirror(int fd) {
     return ours && ours->kind != Kind::beside;
 }
 
-// A buffer for the way from the file to the ring: from the stack where a piece fits, else mapped for the call.
+// A buffer for the way from the file to the ring: from the stack where a piece fits, else mapped for the
+// call.
 class Buffer {
   public:
     explicit Buffer(size_t wanted) : data_(small_), size_(sizeof small_) {
@@ -68,8 +69,10 @@ ssize_t send_file(Attachment& attachment, int out, int in, off64_t* offset, size
         if (done < got) break;
     }
     if (sent == 0 && error) return errno = error, -1;
-    if (offset) *offset = position;
-    else raw(SYS_lseek, in, position, SEEK_SET);
+    if (offset)
+        *offset = position;
+    else
+        raw(SYS_lseek, in, position, SEEK_SET);
     return static_cast<ssize_t>(sent);
 }
 
@@ -86,10 +89,13 @@ HOOK(ssize_t, sendfile, int out, int in, off64_t* offset, size_t count) {
     if (tracing()) trace_call("sendfile", *ours, out, count, result);
     return result;
 }
-HOOK(ssize_t, sendfile64, int out, int in, off64_t* offset, size_t count) { return hook_sendfile(out, in, offset, count); }
+HOOK(ssize_t, sendfile64, int out, int in, off64_t* offset, size_t count) {
+    return hook_sendfile(out, in, offset, count);
+}
 
 // EINVAL is what these calls say of a descriptor that cannot; programs then read and write.
-HOOK(ssize_t, splice, int in, off64_t* in_offset, int out, off64_t* out_offset, size_t count, unsigned flags) {
+HOOK(ssize_t, splice, int in, off64_t* in_offset, int out, off64_t* out_offset, size_t count,
+     unsigned flags) {
     if (is_mirror(in) || is_mirror(out)) return errno = EINVAL, -1;
     return real::splice(in, in_offset, out, out_offset, count, flags);
 }
@@ -104,7 +110,8 @@ HOOK(ssize_t, vmsplice, int fd, const iovec* iov, size_t count, unsigned flags) 
     return real::vmsplice(fd, iov, count, flags);
 }
 
-HOOK(ssize_t, copy_file_range, int in, off64_t* in_offset, int out, off64_t* out_offset, size_t count, unsigned flags) {
+HOOK(ssize_t, copy_file_range, int in, off64_t* in_offset, int out, off64_t* out_offset, size_t count,
+     unsigned flags) {
     if (is_mirror(in) || is_mirror(out)) return errno = EINVAL, -1;
     return real::copy_file_range(in, in_offset, out, out_offset, count, flags);
 }

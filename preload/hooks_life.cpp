@@ -19,8 +19,8 @@
 namespace smbdirect::preload {
 namespace {
 
-// An explicit SMBDIRECT socket is a TCP socket until it is connected or listens: bind, its checks and getsockname() are
-// the kernel's. Where the kernel itself has such sockets to give, it gives one.
+// An explicit SMBDIRECT socket is a TCP socket until it is connected or listens: bind, its checks and
+// getsockname() are the kernel's. Where the kernel itself has such sockets to give, it gives one.
 int make_explicit(int domain, int type, int protocol) {
     const int saved = errno;
     const int kernels_own = real::socket(domain, type, protocol);
@@ -64,8 +64,10 @@ void copy_entry(int from, int to) {
     if (!ours && fd_table.peek(to) == unknown) return;
     const bool touches_ours = ours || FdTable::is_attachment(fd_table.peek(to));
     if (touches_ours && in_borrowed_memory()) return;
-    if (ours) fd_table.put(to, ours.release());
-    else fd_table.set(to, unknown);
+    if (ours)
+        fd_table.put(to, ours.release());
+    else
+        fd_table.set(to, unknown);
 }
 
 HOOK(int, dup, int fd) {
@@ -104,7 +106,8 @@ HOOK(int, __fcntl, int fd, int command, void* argument) { return do_fcntl(fd, co
 // ---- close
 
 HOOK(int, close, int fd) {
-    if (fd_table.peek(fd) == unknown) [[likely]] return real::close(fd);
+    if (fd_table.peek(fd) == unknown) [[likely]]
+        return real::close(fd);
     const Held listener = forget(fd);
     const int result = real::close(fd);
     if (listener) forget_listener(*listener);

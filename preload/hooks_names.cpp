@@ -29,7 +29,9 @@ HOOK(int, connect, int fd, const sockaddr* address, socklen_t length) {
     if (may_become_ours && convert_at_connect(fd, address, length, &result)) return result;
     return real::connect(fd, address, length);
 }
-HOOK(int, __connect, int fd, const sockaddr* address, socklen_t length) { return hook_connect(fd, address, length); }
+HOOK(int, __connect, int fd, const sockaddr* address, socklen_t length) {
+    return hook_connect(fd, address, length);
+}
 
 HOOK(int, bind, int fd, const sockaddr* address, socklen_t length) {
     if (is_plain(fd)) return real::bind(fd, address, length);
@@ -56,19 +58,25 @@ int accept_hook(int fd, sockaddr* address, socklen_t* length, int flags) {
     const uintptr_t word = fd_table.peek(fd);
     if (!listener && (word == tcp || word == tcp_watched)) listener = examine_listener(fd);
     if (listener) return accept_ours(*listener, fd, address, length, flags);
-    const int accepted = flags ? real::accept4(fd, address, length, flags) : real::accept(fd, address, length);
+    const int accepted =
+        flags ? real::accept4(fd, address, length, flags) : real::accept(fd, address, length);
     // An accepted TCP socket is connected and will not become ours; what an AF_UNIX listener gave may be.
     if (accepted >= 0) fd_table.set(accepted, word == tcp_settled ? foreign : unknown);
     return accepted;
 }
 
-HOOK(int, accept, int fd, sockaddr* address, socklen_t* length) { return accept_hook(fd, address, length, 0); }
-HOOK(int, accept4, int fd, sockaddr* address, socklen_t* length, int flags) { return accept_hook(fd, address, length, flags); }
+HOOK(int, accept, int fd, sockaddr* address, socklen_t* length) {
+    return accept_hook(fd, address, length, 0);
+}
+HOOK(int, accept4, int fd, sockaddr* address, socklen_t* length, int flags) {
+    return accept_hook(fd, address, length, flags);
+}
 
 HOOK(int, getsockname, int fd, sockaddr* address, socklen_t* length) {
     if (is_plain(fd)) return real::getsockname(fd, address, length);
     const Held ours = hold(fd);
-    if (!ours || ours->kind == Kind::beside || ours->kind == Kind::idle) return real::getsockname(fd, address, length);
+    if (!ours || ours->kind == Kind::beside || ours->kind == Kind::idle)
+        return real::getsockname(fd, address, length);
     sockaddr_storage local;
     const socklen_t size = address_of(*ours, false, &local);
     return show_address(local, size, address, length);
@@ -98,15 +106,18 @@ int shut(Attachment& attachment, int fd, int how) {
     if (attachment.kind != Kind::connection) return errno = ENOTCONN, -1;
     auto& memory = attachment.memory();
     const ConnectionState state = memory.state.load();
-    if (state == ConnectionState::failed || memory.end.load() == session::End::reset) return errno = ENOTCONN, -1;
+    if (state == ConnectionState::failed || memory.end.load() == session::End::reset)
+        return errno = ENOTCONN, -1;
     if (state == ConnectionState::connecting && !attachment.explicit_face()) return errno = ENOTCONN, -1;
     uint32_t bits = 0;
     if (how != SHUT_WR) bits |= session::shutdown_read;
     if (how != SHUT_RD) bits |= session::shutdown_write;
-    if (attachment.explicit_face()) bits = session::shutdown_read | session::shutdown_write;  // there is no half of it
+    if (attachment.explicit_face())
+        bits = session::shutdown_read | session::shutdown_write;  // there is no half of it
     memory.shutdown.fetch_or(bits);
     session::ring_doorbell(attachment.view, fd);
-    // A shows the end of stream to whoever polls; tokens that the engine sends from now on go nowhere, and none is needed.
+    // A shows the end of stream to whoever polls; tokens that the engine sends from now on go nowhere, and
+    // none is needed.
     if (bits & session::shutdown_read) real::shutdown(fd, SHUT_RD);
     if (tracing()) trace(0, attachment.id(), fd, "shutdown %d", how);
     return 0;

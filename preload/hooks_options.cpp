@@ -23,15 +23,19 @@ HOOK(int, setsockopt, int fd, int level, int option, const void* value, socklen_
     const Held ours = hold(fd);
     if (!ours || answers_itself(*ours)) return real::setsockopt(fd, level, option, value, length);
     const int result = set_option(*ours, fd, level, option, value, length);
-    if (tracing()) trace(0, ours->id(), fd, "setsockopt level %d option %d -> %s", level, option, result ? errno_name(errno) : "0");
+    if (tracing())
+        trace(0, ours->id(), fd, "setsockopt level %d option %d -> %s", level, option,
+              result ? errno_name(errno) : "0");
     return result;
 }
 
 // The outcome of a non-blocking connect(), and what broke a connection, reach the program this way.
 void trace_pending_error(const Attachment& attachment, int fd, int error) {
-    if (error == 0 || attachment.kind != Kind::connection) return trace(0, attachment.id(), fd, "SO_ERROR -> %d", error);
+    if (error == 0 || attachment.kind != Kind::connection)
+        return trace(0, attachment.id(), fd, "SO_ERROR -> %d", error);
     const auto reason = static_cast<Reason>(attachment.memory().reason.load());
-    trace(1, attachment.id(), fd, "SO_ERROR -> %s, reason %u: %s", errno_name(error), static_cast<unsigned>(reason), reason_sentence(reason));
+    trace(1, attachment.id(), fd, "SO_ERROR -> %s, reason %u: %s", errno_name(error),
+          static_cast<unsigned>(reason), reason_sentence(reason));
 }
 
 HOOK(int, getsockopt, int fd, int level, int option, void* value, socklen_t* length) {
@@ -39,7 +43,8 @@ HOOK(int, getsockopt, int fd, int level, int option, void* value, socklen_t* len
     const Held ours = hold(fd);
     if (!ours || answers_itself(*ours)) return real::getsockopt(fd, level, option, value, length);
     const int result = get_option(*ours, fd, level, option, value, length);
-    if (tracing() && level == SOL_SOCKET && option == SO_ERROR && result == 0 && value && *length == sizeof(int)) {
+    if (tracing() && level == SOL_SOCKET && option == SO_ERROR && result == 0 && value &&
+        *length == sizeof(int)) {
         int error;
         std::memcpy(&error, value, sizeof error);
         trace_pending_error(*ours, fd, error);
@@ -56,11 +61,15 @@ int give(void* argument, uint64_t value) {
 
 int ioctl_connection(Attachment& attachment, int fd, unsigned long request, void* argument) {
     switch (request) {
-        case FIONREAD: return give(argument, session::stream_readable(attachment.view));
+        case FIONREAD:
+            return give(argument, session::stream_readable(attachment.view));
         case SIOCOUTQ:  // = TIOCOUTQ
-        case SIOCOUTQNSD: return give(argument, session::stream_unsent(attachment.view));
-        case SIOCATMARK: return give(argument, 0);
-        default: return real::ioctl(fd, request, argument);
+        case SIOCOUTQNSD:
+            return give(argument, session::stream_unsent(attachment.view));
+        case SIOCATMARK:
+            return give(argument, 0);
+        default:
+            return real::ioctl(fd, request, argument);
     }
 }
 

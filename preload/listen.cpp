@@ -1,5 +1,7 @@
 #include "listen.hpp"
 
+#include <time.h>
+
 #include <cerrno>
 
 #include "endpoint.hpp"
@@ -20,7 +22,8 @@ int fail_with(int error) {
 }
 
 bool is_tcp_stream(int fd) {
-    return socket_value(fd, SOL_SOCKET, SO_TYPE) == SOCK_STREAM && socket_value(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP;
+    return socket_value(fd, SOL_SOCKET, SO_TYPE) == SOCK_STREAM &&
+           socket_value(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP;
 }
 
 bool local_endpoint(int fd, Endpoint* endpoint, int* family) {
@@ -31,6 +34,12 @@ bool local_endpoint(int fd, Endpoint* endpoint, int* family) {
     return endpoint_of(reinterpret_cast<sockaddr*>(&address), length, endpoint);
 }
 
+int64_t now_seconds() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec;
+}
+
 void close_all(const session::ReplyFds& fds) {
     for (int fd : fds.fd)
         if (fd >= 0) raw(SYS_close, fd);
@@ -38,8 +47,8 @@ void close_all(const session::ReplyFds& fds) {
 
 void trace_failure(int fd, const char* what, const Error& error) {
     if (!tracing()) return;
-    trace(1, 0, fd, "%s: %s, reason %u: %s", what, errno_name(error.errnum), static_cast<unsigned>(error.reason),
-          reason_sentence(error.reason));
+    trace(1, 0, fd, "%s: %s, reason %u: %s", what, errno_name(error.errnum),
+          static_cast<unsigned>(error.reason), reason_sentence(error.reason));
 }
 
 // Whatever goes wrong here stays here: the TCP listener works on.
@@ -61,16 +70,18 @@ void register_beside(int fd, const Rule& rule) {
         made->knocks = knocks;
         made->listener_id = reply->listener_id;
         made->owner = process_id();
+        made->checked_at = now_seconds();
         fd_table.put(fd, made);
         if (tracing())
-            trace(0, 0, fd, "SMBDIRECT is also accepted, RDMA port %u, by rule of line %u", reply->rdma_port, rule.line);
+            trace(0, 0, fd, "SMBDIRECT is also accepted, RDMA port %u, by rule of line %u", reply->rdma_port,
+                  rule.line);
     }
     close_all(fds);
     if (!FdTable::is_attachment(fd_table.peek(fd))) fd_table.set(fd, tcp_settled);
 }
 
-// An RDMA port on iWARP is a TCP port: where it is the very one that the program's socket is bound to, the socket must let
-// go of it before the engine can have it.
+// An RDMA port on iWARP is a TCP port: where it is the very one that the program's socket is bound to, the
+// socket must let go of it before the engine can have it.
 bool let_go_of_port(int fd, int family) {
     const int fresh = real::socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fresh < 0) return false;
@@ -81,7 +92,8 @@ bool let_go_of_port(int fd, int family) {
 
 void take_port_again(int fd, const sockaddr_storage& address, socklen_t length, uint32_t v6_only) {
     const int on = 1;
-    if (v6_only && address.ss_family == AF_INET6) real::setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
+    if (v6_only && address.ss_family == AF_INET6)
+        real::setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
     real::bind(fd, reinterpret_cast<const sockaddr*>(&address), length);
 }
 
@@ -99,8 +111,10 @@ int listen_only(int fd, int backlog, uint32_t face, const Rule* rule, const sess
         request.rdma_port = rule->rdma_port;
     }
     session::SocketOptions kept{};
-    if (options) copy_options(*options, &kept);
-    else capture_options(fd, &kept);
+    if (options)
+        copy_options(*options, &kept);
+    else
+        capture_options(fd, &kept);
     Endpoint local;
     endpoint_of(reinterpret_cast<sockaddr*>(&request.local), length, &local);
     const bool same_port = local.port && (face != 6 || request.rdma_port == local.port);
@@ -112,7 +126,8 @@ int listen_only(int fd, int backlog, uint32_t face, const Rule* rule, const sess
         const Error error = reply ? Error{Reason::engine_refused, EADDRNOTAVAIL} : reply.error();
         trace_failure(fd, "listen", error);
         close_all(fds);
-        const bool sayable = error.errnum == EADDRINUSE || error.errnum == EACCES || error.errnum == EADDRNOTAVAIL || error.errnum == EINVAL;
+        const bool sayable = error.errnum == EADDRINUSE || error.errnum == EACCES ||
+                             error.errnum == EADDRNOTAVAIL || error.errnum == EINVAL;
         return fail_with(sayable ? error.errnum : EADDRNOTAVAIL);
     }
     Held listener(make_attachment(Kind::only_listener, face));
@@ -150,18 +165,24 @@ int listen_tcp(int fd, int backlog) {
         rule = rule_for_listen(local);  // the kernel has just chosen the port
         if (rule && (rule->verdict != Verdict::also || !is_tcp_stream(fd))) rule = nullptr;
     }
-    if (rule) register_beside(fd, *rule);
-    else if (fd_table.peek(fd) != foreign) fd_table.set(fd, tcp_settled);
+    if (rule)
+        register_beside(fd, *rule);
+    else if (fd_table.peek(fd) != foreign)
+        fd_table.set(fd, tcp_settled);
     errno = saved;
     return result;
 }
 
 int listen_ours(Attachment& attachment, int fd, int backlog) {
     switch (attachment.kind) {
-        case Kind::connection: return fail_with(EINVAL);
-        case Kind::beside: return real::listen(fd, backlog);
-        case Kind::only_listener: return attachment.explicit_face() ? fail_with(EINVAL) : real::listen(fd, backlog);
-        case Kind::idle: break;
+        case Kind::connection:
+            return fail_with(EINVAL);
+        case Kind::beside:
+            return real::listen(fd, backlog);
+        case Kind::only_listener:
+            return attachment.explicit_face() ? fail_with(EINVAL) : real::listen(fd, backlog);
+        case Kind::idle:
+            break;
     }
     if (backlog < 0) return fail_with(EINVAL);
     return listen_only(fd, backlog, attachment.face, nullptr, &attachment.options);
@@ -172,16 +193,34 @@ Held examine_listener(int fd) {
     Endpoint local;
     int family = 0;
     const Rule* rule = nullptr;
-    if (socket_value(fd, SOL_SOCKET, SO_ACCEPTCONN) == 1 && local_endpoint(fd, &local, &family) && is_tcp_stream(fd))
+    if (socket_value(fd, SOL_SOCKET, SO_ACCEPTCONN) == 1 && local_endpoint(fd, &local, &family) &&
+        is_tcp_stream(fd))
         rule = rule_for_listen(local);
     // `only` comes too late for a socket that may have TCP connections in its queue: both kinds are accepted.
-    if (rule) register_beside(fd, *rule);
-    else fd_table.set(fd, tcp_settled);
+    if (rule)
+        register_beside(fd, *rule);
+    else
+        fd_table.set(fd, tcp_settled);
     errno = saved;
     return Held(fd_table.acquire(fd));
 }
 
-// Children inherit listeners and close them, which is no news: the engine also looks by itself from time to time.
+void look_after_listener(Attachment& listener, int fd) {
+    constexpr int64_t kSeconds = 5;
+    const int64_t now = now_seconds();
+    int64_t before = listener.checked_at.load(std::memory_order_relaxed);
+    if (now - before < kSeconds || !listener.checked_at.compare_exchange_strong(before, now)) return;
+    const int saved = errno;
+    Endpoint local;
+    int family = 0;
+    const Rule* rule = local_endpoint(fd, &local, &family) ? rule_for_listen(local) : nullptr;
+    if (rule)
+        register_beside(fd, *rule);  // known by its cookie: the same table comes back if it is still there
+    errno = saved;
+}
+
+// Children inherit listeners and close them, which is no news: the engine also looks by itself from time to
+// time.
 void forget_listener(const Attachment& attachment) {
     if (attachment.owner != process_id()) return;
     const int saved = errno;

@@ -51,8 +51,10 @@ const Plain* find_plain(int level, int option) {
 }
 
 bool is_boolean(int level, int option) {
-    return (level == SOL_SOCKET && (option == SO_KEEPALIVE || option == SO_REUSEADDR || option == SO_REUSEPORT)) ||
-           (level == IPPROTO_TCP && (option == TCP_NODELAY || option == TCP_CORK || option == TCP_QUICKACK)) ||
+    return (level == SOL_SOCKET &&
+            (option == SO_KEEPALIVE || option == SO_REUSEADDR || option == SO_REUSEPORT)) ||
+           (level == IPPROTO_TCP &&
+            (option == TCP_NODELAY || option == TCP_CORK || option == TCP_QUICKACK)) ||
            (level == IPPROTO_IPV6 && option == IPV6_V6ONLY);
 }
 
@@ -61,10 +63,14 @@ bool out_of_range(int level, int option, int value) {
     if (level != IPPROTO_TCP) return false;
     switch (option) {
         case TCP_KEEPIDLE:
-        case TCP_KEEPINTVL: return value < 1 || value > 32767;
-        case TCP_KEEPCNT: return value < 1 || value > 127;
-        case TCP_USER_TIMEOUT: return value < 0;
-        default: return false;
+        case TCP_KEEPINTVL:
+            return value < 1 || value > 32767;
+        case TCP_KEEPCNT:
+            return value < 1 || value > 127;
+        case TCP_USER_TIMEOUT:
+            return value < 0;
+        default:
+            return false;
     }
 }
 
@@ -90,22 +96,30 @@ int copy_out(const void* from, size_t size, void* value, socklen_t* length) {
     *length = static_cast<socklen_t>(copied);
     return 0;
 }
-int copy_out(int number, void* value, socklen_t* length) { return copy_out(&number, sizeof number, value, length); }
+int copy_out(int number, void* value, socklen_t* length) {
+    return copy_out(&number, sizeof number, value, length);
+}
 
 uint8_t tcp_state(Attachment& attachment) {
     if (attachment.kind != Kind::connection) return TCP_LISTEN;
     const auto& memory = attachment.memory();
     switch (memory.state.load()) {
-        case ConnectionState::connecting: return TCP_SYN_SENT;
-        case ConnectionState::established: break;
+        case ConnectionState::connecting:
+            return TCP_SYN_SENT;
+        case ConnectionState::established:
+            break;
         case ConnectionState::failed:
-        case ConnectionState::ended: return TCP_CLOSE;
+        case ConnectionState::ended:
+            return TCP_CLOSE;
     }
     const bool shut = memory.shutdown.load() & session::shutdown_write;
     switch (memory.end.load()) {
-        case session::End::none: return shut ? TCP_FIN_WAIT2 : TCP_ESTABLISHED;
-        case session::End::orderly: return shut ? TCP_LAST_ACK : TCP_CLOSE_WAIT;
-        case session::End::reset: break;
+        case session::End::none:
+            return shut ? TCP_FIN_WAIT2 : TCP_ESTABLISHED;
+        case session::End::orderly:
+            return shut ? TCP_LAST_ACK : TCP_CLOSE_WAIT;
+        case session::End::reset:
+            break;
     }
     return TCP_CLOSE;
 }
@@ -128,10 +142,15 @@ int get_socket_level(Attachment& attachment, int fd, int option, void* value, so
     SocketOptions& options = attachment.socket_options();
     switch (option) {
         case SO_ERROR:
-            return copy_out(attachment.kind == Kind::connection ? session::take_error(attachment.view, fd) : 0, value, length);
-        case SO_TYPE: return copy_out(SOCK_STREAM, value, length);
-        case SO_DOMAIN: return copy_out(domain_of(attachment), value, length);
-        case SO_PROTOCOL: return copy_out(static_cast<int>(attachment.face), value, length);
+            return copy_out(
+                attachment.kind == Kind::connection ? session::take_error(attachment.view, fd) : 0, value,
+                length);
+        case SO_TYPE:
+            return copy_out(SOCK_STREAM, value, length);
+        case SO_DOMAIN:
+            return copy_out(domain_of(attachment), value, length);
+        case SO_PROTOCOL:
+            return copy_out(static_cast<int>(attachment.face), value, length);
         case SO_LINGER: {
             const linger answer{options.linger_on, options.linger_seconds};
             return copy_out(&answer, sizeof answer, value, length);
@@ -147,19 +166,27 @@ int get_socket_level(Attachment& attachment, int fd, int option, void* value, so
             return copy_out(&answer, sizeof answer, value, length);
         }
         case SO_PASSCRED:
-        case SO_PEERSEC: return errno = ENOPROTOOPT, -1;
-        default: return real::getsockopt(fd, SOL_SOCKET, option, value, length);
+        case SO_PEERSEC:
+            return errno = ENOPROTOOPT, -1;
+        default:
+            return real::getsockopt(fd, SOL_SOCKET, option, value, length);
     }
 }
 
 int get_tcp_level(Attachment& attachment, int option, void* value, socklen_t* length) {
     switch (option) {
-        case TCP_INFO: return get_tcp_info(attachment, value, length);
-        case TCP_MAXSEG: return copy_out(65483, value, length);
-        case TCP_SYNCNT: return copy_out(6, value, length);
-        case TCP_LINGER2: return copy_out(60, value, length);
-        case TCP_ULP: return copy_out("", 0, value, length);
-        case TCP_CONGESTION: return copy_out("cubic\0\0\0\0\0\0\0\0\0\0", 16, value, length);
+        case TCP_INFO:
+            return get_tcp_info(attachment, value, length);
+        case TCP_MAXSEG:
+            return copy_out(65483, value, length);
+        case TCP_SYNCNT:
+            return copy_out(6, value, length);
+        case TCP_LINGER2:
+            return copy_out(60, value, length);
+        case TCP_ULP:
+            return copy_out("", 0, value, length);
+        case TCP_CONGESTION:
+            return copy_out("cubic\0\0\0\0\0\0\0\0\0\0", 16, value, length);
         case TCP_DEFER_ACCEPT:
         case TCP_WINDOW_CLAMP:
         case TCP_THIN_LINEAR_TIMEOUTS:
@@ -168,8 +195,10 @@ int get_tcp_level(Attachment& attachment, int option, void* value, socklen_t* le
         case TCP_FASTOPEN:
         case TCP_FASTOPEN_CONNECT:
         case TCP_TIMESTAMP:
-        case TCP_SAVE_SYN: return copy_out(0, value, length);
-        default: return errno = ENOPROTOOPT, -1;
+        case TCP_SAVE_SYN:
+            return copy_out(0, value, length);
+        default:
+            return errno = ENOPROTOOPT, -1;
     }
 }
 
@@ -191,17 +220,22 @@ int set_socket_level(Attachment& attachment, int fd, int option, const void* val
             std::memcpy(&wish, value, sizeof wish);
             if (wish.tv_usec < 0 || wish.tv_usec >= 1'000'000) return errno = EDOM, -1;
             if (wish.tv_sec < 0) wish = {};  // as the kernel: no waiting, which for us is none either
-            (option == SO_RCVTIMEO ? options.receive_timeout_us : options.send_timeout_us) = to_microseconds(wish);
+            (option == SO_RCVTIMEO ? options.receive_timeout_us : options.send_timeout_us) =
+                to_microseconds(wish);
             return option == SO_RCVTIMEO ? real::setsockopt(fd, SOL_SOCKET, option, value, length) : 0;
         }
-        case SO_SNDBUFFORCE: return set_option(attachment, fd, SOL_SOCKET, SO_SNDBUF, value, length);
-        case SO_RCVBUFFORCE: return set_option(attachment, fd, SOL_SOCKET, SO_RCVBUF, value, length);
+        case SO_SNDBUFFORCE:
+            return set_option(attachment, fd, SOL_SOCKET, SO_SNDBUF, value, length);
+        case SO_RCVBUFFORCE:
+            return set_option(attachment, fd, SOL_SOCKET, SO_RCVBUF, value, length);
         case SO_PASSCRED:
-        case SO_PASSSEC: return errno = EOPNOTSUPP, -1;
+        case SO_PASSSEC:
+            return errno = EOPNOTSUPP, -1;
         case SO_TYPE:
         case SO_PROTOCOL:
         case SO_DOMAIN:
-        case SO_ERROR: return errno = ENOPROTOOPT, -1;
+        case SO_ERROR:
+            return errno = ENOPROTOOPT, -1;
         // What would change the mirror's own working or show its bytes is taken and forgotten.
         case SO_TIMESTAMP:
         case SO_TIMESTAMPNS:
@@ -216,8 +250,10 @@ int set_socket_level(Attachment& attachment, int fd, int option, const void* val
         case SO_MARK:
         case SO_BUSY_POLL:
         case SO_INCOMING_CPU:
-        case SO_MAX_PACING_RATE: return 0;
-        default: return real::setsockopt(fd, SOL_SOCKET, option, value, length);
+        case SO_MAX_PACING_RATE:
+            return 0;
+        default:
+            return real::setsockopt(fd, SOL_SOCKET, option, value, length);
     }
 }
 
@@ -233,8 +269,10 @@ int set_tcp_level(int option) {
         case TCP_THIN_DUPACK:
         case TCP_NOTSENT_LOWAT:
         case TCP_FASTOPEN:
-        case TCP_FASTOPEN_CONNECT: return 0;
-        default: return errno = ENOPROTOOPT, -1;  // kernel TLS (TCP_ULP) among them
+        case TCP_FASTOPEN_CONNECT:
+            return 0;
+        default:
+            return errno = ENOPROTOOPT, -1;  // kernel TLS (TCP_ULP) among them
     }
 }
 
@@ -243,7 +281,8 @@ int set_tcp_level(int option) {
 int domain_of(Attachment& attachment) {
     const int domain = attachment.socket_options().domain;
     if (domain) return domain;
-    return attachment.kind == Kind::connection ? attachment.memory().local.ss_family : attachment.local.ss_family;
+    return attachment.kind == Kind::connection ? attachment.memory().local.ss_family
+                                               : attachment.local.ss_family;
 }
 
 int set_option(Attachment& attachment, int fd, int level, int option, const void* value, socklen_t length) {
@@ -260,23 +299,33 @@ int set_option(Attachment& attachment, int fd, int level, int option, const void
         return 0;
     }
     switch (level) {
-        case SOL_SOCKET: return set_socket_level(attachment, fd, option, value, length);
-        case IPPROTO_TCP: return set_tcp_level(option);
+        case SOL_SOCKET:
+            return set_socket_level(attachment, fd, option, value, length);
+        case IPPROTO_TCP:
+            return set_tcp_level(option);
         case IPPROTO_IP:
-        case IPPROTO_IPV6: return 0;
-        default: return errno = ENOPROTOOPT, -1;
+        case IPPROTO_IPV6:
+            return 0;
+        default:
+            return errno = ENOPROTOOPT, -1;
     }
 }
 
 int get_option(Attachment& attachment, int fd, int level, int option, void* value, socklen_t* length) {
     if (attachment.explicit_face() && level != SOL_SOCKET) return errno = EOPNOTSUPP, -1;
-    if (const Plain* plain = find_plain(level, option)) return copy_out(attachment.socket_options().*(plain->value), value, length);
+    if (const Plain* plain = find_plain(level, option))
+        return copy_out(attachment.socket_options().*(plain->value), value, length);
     switch (level) {
-        case SOL_SOCKET: return get_socket_level(attachment, fd, option, value, length);
-        case IPPROTO_TCP: return get_tcp_level(attachment, option, value, length);
-        case IPPROTO_IP: return copy_out(option == IP_TTL ? 64 : 0, value, length);
-        case IPPROTO_IPV6: return copy_out(option == IPV6_UNICAST_HOPS ? 64 : 0, value, length);
-        default: return errno = EOPNOTSUPP, -1;
+        case SOL_SOCKET:
+            return get_socket_level(attachment, fd, option, value, length);
+        case IPPROTO_TCP:
+            return get_tcp_level(attachment, option, value, length);
+        case IPPROTO_IP:
+            return copy_out(option == IP_TTL ? 64 : 0, value, length);
+        case IPPROTO_IPV6:
+            return copy_out(option == IPV6_UNICAST_HOPS ? 64 : 0, value, length);
+        default:
+            return errno = EOPNOTSUPP, -1;
     }
 }
 
@@ -291,7 +340,8 @@ void capture_options(int tcp_socket, SocketOptions* to) {
         if ((one.level == IPPROTO_IPV6) && domain != AF_INET6) continue;
         int value = 0;
         length = sizeof value;
-        if (real::getsockopt(tcp_socket, one.level, one.option, &value, &length) == 0) to->*(one.value) = value;
+        if (real::getsockopt(tcp_socket, one.level, one.option, &value, &length) == 0)
+            to->*(one.value) = value;
     }
     linger lingering{};
     length = sizeof lingering;
@@ -301,9 +351,11 @@ void capture_options(int tcp_socket, SocketOptions* to) {
     }
     timeval time{};
     length = sizeof time;
-    if (real::getsockopt(tcp_socket, SOL_SOCKET, SO_RCVTIMEO, &time, &length) == 0) to->receive_timeout_us = to_microseconds(time);
+    if (real::getsockopt(tcp_socket, SOL_SOCKET, SO_RCVTIMEO, &time, &length) == 0)
+        to->receive_timeout_us = to_microseconds(time);
     length = sizeof time;
-    if (real::getsockopt(tcp_socket, SOL_SOCKET, SO_SNDTIMEO, &time, &length) == 0) to->send_timeout_us = to_microseconds(time);
+    if (real::getsockopt(tcp_socket, SOL_SOCKET, SO_SNDTIMEO, &time, &length) == 0)
+        to->send_timeout_us = to_microseconds(time);
     errno = saved;
 }
 

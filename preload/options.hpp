@@ -1,5 +1,5 @@
-// Socket options of a socket that is a TCP socket only to its program: kept in shared memory, echoed, and acted upon
-// where they mean something.
+// Socket options of a socket that is a TCP socket only to its program: kept in shared memory, echoed, and
+// acted upon where they mean something.
 #pragma once
 
 #include "attachment.hpp"

@@ -1,4 +1,5 @@
-// Descriptors that arrive by SCM_RIGHTS: recognised in the call that brings them, while the process is still what it was.
+// Descriptors that arrive by SCM_RIGHTS: recognised in the call that brings them, while the process is still
+// what it was.
 #pragma once
 
 #include <sys/socket.h>

@@ -15,11 +15,12 @@ namespace {
 constexpr const char* kRulesFile = "/etc/smbdirect/rules";
 
 #define SAMBA_PROGRAMS "smbd,winbindd,nmbd,samba,samba-dcerpcd,rpcd_*,samba-bgqd,net"
-constexpr const char* kDefaults =
-    "listen program=" SAMBA_PROGRAMS " port=445 also\n"
-    "connect program=" SAMBA_PROGRAMS " tcp\n"
-    "connect port=445 require\n"
-    "connect port=5445 require\n";
+constexpr const char* kDefaults = "listen program=" SAMBA_PROGRAMS
+                                  " port=445 also\n"
+                                  "connect program=" SAMBA_PROGRAMS
+                                  " tcp\n"
+                                  "connect port=445 require\n"
+                                  "connect port=5445 require\n";
 
 constinit Once once;
 constinit RuleSet rules;
@@ -30,23 +31,27 @@ std::string_view read_rules_file(const char* path) {
     if (fd < 0) return {};
     size_t size = 0;
     long more;
-    while (size < sizeof file_text && (more = raw(SYS_read, fd, file_text + size, sizeof file_text - size)) > 0)
+    while (size < sizeof file_text &&
+           (more = raw(SYS_read, fd, file_text + size, sizeof file_text - size)) > 0)
         size += static_cast<size_t>(more);
     raw(SYS_close, fd);
     return {file_text, size};
 }
 
-// A rule that cannot be understood is left out. It is named in the trace, and on stderr if a trace was asked for:
-// a preloaded library that prints unasked would break programs whose output others read.
+// A rule that cannot be understood is left out. It is named in the trace, and on stderr if a trace was asked
+// for: a preloaded library that prints unasked would break programs whose output others read.
 void name_mistake(const char* where, unsigned line, std::string_view statement, const char* what) {
     if (!settings().trace_directory[0]) return;
     const auto length = static_cast<int>(statement.size() > 80 ? 80 : statement.size());
-    trace(1, 0, -1, "rule ignored, %s line %u: %s: \"%.*s\" (reason %u: %s)", where, line, what, length, statement.data(),
-          static_cast<unsigned>(Reason::rules_invalid), reason_sentence(Reason::rules_invalid));
+    trace(1, 0, -1, "rule ignored, %s line %u: %s: \"%.*s\" (reason %u: %s)", where, line, what, length,
+          statement.data(), static_cast<unsigned>(Reason::rules_invalid),
+          reason_sentence(Reason::rules_invalid));
     char text[256];
-    const int size = snprintf(text, sizeof text, "libsmbdirect: rule ignored, %s line %u: %s: \"%.*s\"\n", where, line, what,
-                              length, statement.data());
-    if (size > 0) raw(SYS_write, 2, text, static_cast<size_t>(size) < sizeof text ? static_cast<size_t>(size) : sizeof text - 1);
+    const int size = snprintf(text, sizeof text, "libsmbdirect: rule ignored, %s line %u: %s: \"%.*s\"\n",
+                              where, line, what, length, statement.data());
+    if (size > 0)
+        raw(SYS_write, 2, text,
+            static_cast<size_t>(size) < sizeof text ? static_cast<size_t>(size) : sizeof text - 1);
 }
 
 void add(const char* where, std::string_view text) {

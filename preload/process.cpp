@@ -60,17 +60,21 @@ void find_engine(char (&engine)[256]) {
     Dl_info info{};
     char absolute[256];
     if (dladdr(reinterpret_cast<void*>(&find_engine), &info) && info.dli_fname) {
-        char* resolved = info.dli_fname[0] == '/' ? nullptr : realpath(info.dli_fname, nullptr);  // LD_PRELOAD=./libsmbdirect.so
+        char* resolved = info.dli_fname[0] == '/'
+                             ? nullptr
+                             : realpath(info.dli_fname, nullptr);  // LD_PRELOAD=./libsmbdirect.so
         copy(absolute, resolved ? resolved : info.dli_fname);
         free(resolved);
         if (const char* slash = std::strrchr(absolute, '/')) {
             const auto length = static_cast<size_t>(slash - absolute);
-            for (const char* below : {"/../tools/smbdirectd", "/smbdirect/smbdirectd", "/../libexec/smbdirect/smbdirectd",
-                                      "/../../libexec/smbdirect/smbdirectd", "/../sbin/smbdirectd", "/../../sbin/smbdirectd"})
+            for (const char* below :
+                 {"/../tools/smbdirectd", "/smbdirect/smbdirectd", "/../libexec/smbdirect/smbdirectd",
+                  "/../../libexec/smbdirect/smbdirectd", "/../sbin/smbdirectd", "/../../sbin/smbdirectd"})
                 if (use_if_executable(engine, absolute, length, below)) return;
         }
     }
-    for (const char* path : {"/usr/libexec/smbdirect/smbdirectd", "/usr/sbin/smbdirectd", "/usr/local/sbin/smbdirectd"})
+    for (const char* path :
+         {"/usr/libexec/smbdirect/smbdirectd", "/usr/sbin/smbdirectd", "/usr/local/sbin/smbdirectd"})
         if (use_if_executable(engine, "", 0, path)) return;
 }
 
@@ -114,8 +118,10 @@ std::atomic<int>* wiped_page() {
     const size_t size = 4096;
     void* memory = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory != MAP_FAILED && madvise(memory, size, MADV_WIPEONFORK) == 0) {
-        if (pid_page.compare_exchange_strong(page, static_cast<std::atomic<int>*>(memory))) page = static_cast<std::atomic<int>*>(memory);
-        else munmap(memory, size);
+        if (pid_page.compare_exchange_strong(page, static_cast<std::atomic<int>*>(memory)))
+            page = static_cast<std::atomic<int>*>(memory);
+        else
+            munmap(memory, size);
     }
     errno = saved;
     return page;
@@ -129,7 +135,9 @@ bool Once::begin() {
         int owner = state_.load(std::memory_order_acquire);
         if (owner == kDone || owner == self) return false;
         // The owner may have been a thread of the process that we were forked from.
-        if ((owner == 0 || spins > 10000) && state_.compare_exchange_strong(owner, self, std::memory_order_acq_rel)) return true;
+        if ((owner == 0 || spins > 10000) &&
+            state_.compare_exchange_strong(owner, self, std::memory_order_acq_rel))
+            return true;
         sched_yield();
     }
 }

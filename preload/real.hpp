@@ -1,6 +1,7 @@
 // The functions behind our interposers: libc's, or those of another preloaded library behind us. Found by
-// dlsym(RTLD_NEXT) when first used; no constructor, since constructors of other libraries call read() and close()
-// before ours would run. While dlsym itself is at work (it may call malloc, and that anything) raw system calls answer.
+// dlsym(RTLD_NEXT) when first used; no constructor, since constructors of other libraries call read() and
+// close() before ours would run. While dlsym itself is at work (it may call malloc, and that anything) raw
+// system calls answer.
 #pragma once
 
 #include <dlfcn.h>
@@ -28,6 +29,7 @@ namespace real {
 // Null on re-entry from dlsym and where nothing has that name. Preserves errno.
 void* find_next(const char* name);
 
+// clang-format off
 // X(result, name, parameters, arguments, raw system call)
 #define SMBDIRECT_REAL_FUNCTIONS(X)                                                                                   \
     X(int, socket, (int domain, int type, int protocol), (domain, type, protocol), raw(SYS_socket, domain, type, protocol)) \
@@ -73,17 +75,18 @@ void* find_next(const char* name);
     X(int, close_range, (unsigned a, unsigned z, int f), (a, z, f), raw(SYS_close_range, a, z, f))                    \
     X(void, closefrom, (int from), (from), (void)raw(SYS_close_range, from, ~0u, 0))                                  \
     X(int, fclose, (void* stream), (stream), -1)
+// clang-format on
 
-#define SMBDIRECT_REAL(result, name, parameters, arguments, fallback)                       \
-    inline constinit std::atomic<void*> pointer_##name{nullptr};                            \
-    inline result name parameters {                                                         \
-        void* found = pointer_##name.load(std::memory_order_relaxed);                       \
-        if (!found) [[unlikely]] {                                                          \
-            found = find_next(#name);                                                       \
-            if (!found) return static_cast<result>(fallback);                               \
-            pointer_##name.store(found, std::memory_order_relaxed);                         \
-        }                                                                                   \
-        return reinterpret_cast<result(*) parameters>(found) arguments;                     \
+#define SMBDIRECT_REAL(result, name, parameters, arguments, fallback)   \
+    inline constinit std::atomic<void*> pointer_##name{nullptr};        \
+    inline result name parameters {                                     \
+        void* found = pointer_##name.load(std::memory_order_relaxed);   \
+        if (!found) [[unlikely]] {                                      \
+            found = find_next(#name);                                   \
+            if (!found) return static_cast<result>(fallback);           \
+            pointer_##name.store(found, std::memory_order_relaxed);     \
+        }                                                               \
+        return reinterpret_cast<result(*) parameters>(found) arguments; \
     }
 SMBDIRECT_REAL_FUNCTIONS(SMBDIRECT_REAL)
 #undef SMBDIRECT_REAL

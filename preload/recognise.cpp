@@ -12,7 +12,8 @@
 namespace smbdirect::preload {
 namespace {
 
-// The name that a stranger could bind as well: the pair must have been made by the engine, that is by root or by us.
+// The name that a stranger could bind as well: the pair must have been made by the engine, that is by root or
+// by us.
 bool made_by_the_engine(int fd) {
     ucred creator{};
     socklen_t length = sizeof creator;
@@ -25,8 +26,8 @@ bool own_name(int fd, sockaddr_un* name, socklen_t* length) {
     return real::getsockname(fd, reinterpret_cast<sockaddr*>(name), length) == 0;
 }
 
-// A of a connection that we made, or that came from a listener beside TCP, is named; A that an AF_UNIX listener gave
-// bears the listener's name, and its other end is named.
+// A of a connection that we made, or that came from a listener beside TCP, is named; A that an AF_UNIX
+// listener gave bears the listener's name, and its other end is named.
 enum class Unix { foreign, connection, listener };
 Unix kind_of_unix_socket(int fd, uint64_t* listener_id) {
     sockaddr_un name{};
@@ -70,8 +71,10 @@ uintptr_t recognise_unix(int fd) {
             Attachment* attachment = attach(fd);
             return enter(fd, attachment ? attachment : make_orphan());
         }
-        case Unix::listener: return enter(fd, attach_listener(fd, listener_id));
-        case Unix::foreign: break;
+        case Unix::listener:
+            return enter(fd, attach_listener(fd, listener_id));
+        case Unix::foreign:
+            break;
     }
     fd_table.set(fd, foreign);
     return foreign;
@@ -110,10 +113,13 @@ Attachment* attach(int a) {
         raw(SYS_close, fd);
     }
     if (attachment) {
-        if (tracing()) trace(0, attachment->id(), a, "attached to a connection of fabric %.16s", attachment->memory().fabric);
+        if (tracing())
+            trace(0, attachment->id(), a, "attached to a connection of fabric %.16s",
+                  attachment->memory().fabric);
     } else if (tracing()) {
         const Reason reason = reply ? Reason::engine_lost : reply.error().reason;
-        trace(1, 0, a, "cannot attach to the connection, reason %u: %s", static_cast<unsigned>(reason), reason_sentence(reason));
+        trace(1, 0, a, "cannot attach to the connection, reason %u: %s", static_cast<unsigned>(reason),
+              reason_sentence(reason));
     }
     return attachment;
 }
@@ -125,8 +131,10 @@ uintptr_t recognise(int fd) {
     socklen_t length = sizeof domain;
     if (real::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0) {
         // Not open: nothing to remember, since the number may be anything next.
-        if (errno == EBADF) word = unknown;
-        else fd_table.set(fd, foreign);
+        if (errno == EBADF)
+            word = unknown;
+        else
+            fd_table.set(fd, foreign);
     } else if (domain == AF_UNIX) {
         word = recognise_unix(fd);
     } else {

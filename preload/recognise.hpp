@@ -1,5 +1,6 @@
-// Finding out what a descriptor number is, when a call first sees it. What makes a descriptor ours lies in the kernel
-// (the bound name of the socket, readiness.md section 7), so that it survives fork, exec, dup and SCM_RIGHTS.
+// Finding out what a descriptor number is, when a call first sees it. What makes a descriptor ours lies in
+// the kernel (the bound name of the socket, readiness.md section 7), so that it survives fork, exec, dup and
+// SCM_RIGHTS.
 #pragma once
 
 #include "attachment.hpp"
@@ -19,7 +20,8 @@ inline bool is_plain(int fd) {
 inline Held hold(int fd) {
     uintptr_t word = fd_table.peek(fd);
     if (word == unknown) word = recognise(fd);
-    if (!FdTable::is_attachment(word)) [[likely]] return Held();
+    if (!FdTable::is_attachment(word)) [[likely]]
+        return Held();
     return Held(fd_table.acquire(fd));
 }
 

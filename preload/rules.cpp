@@ -8,7 +8,8 @@
 namespace smbdirect::preload {
 namespace {
 
-// substr() would bring in the exceptions of libstdc++, and with them an allocation when the library is loaded.
+// substr() would bring in the exceptions of libstdc++, and with them an allocation when the library is
+// loaded.
 std::string_view part(std::string_view text, size_t from, size_t count = std::string_view::npos) {
     if (from > text.size()) from = text.size();
     return {text.data() + from, count < text.size() - from ? count : text.size() - from};
@@ -29,7 +30,8 @@ template <class Number>
 bool parse_number(std::string_view text, Number* number, uint64_t least, uint64_t most) {
     uint64_t value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc{} || end != text.data() + text.size() || value < least || value > most) return false;
+    if (error != std::errc{} || end != text.data() + text.size() || value < least || value > most)
+        return false;
     *number = static_cast<Number>(value);
     return true;
 }
@@ -48,22 +50,30 @@ bool parse_address(std::string_view text, Rule* rule) {
     char copy[INET6_ADDRSTRLEN];
     const size_t slash = text.find('/');
     std::string_view address = part(text, 0, slash);
-    if (address.size() >= 2 && address.front() == '[' && address.back() == ']') address = part(address, 1, address.size() - 2);
+    if (address.size() >= 2 && address.front() == '[' && address.back() == ']')
+        address = part(address, 1, address.size() - 2);
     if (address.size() >= sizeof copy) return false;
     std::memcpy(copy, address.data(), address.size());
     copy[address.size()] = 0;
-    if (inet_pton(AF_INET, copy, rule->address) == 1) rule->family = AF_INET;
-    else if (inet_pton(AF_INET6, copy, rule->address) == 1) rule->family = AF_INET6;
-    else return false;
+    if (inet_pton(AF_INET, copy, rule->address) == 1)
+        rule->family = AF_INET;
+    else if (inet_pton(AF_INET6, copy, rule->address) == 1)
+        rule->family = AF_INET6;
+    else
+        return false;
     const unsigned all = rule->family == AF_INET ? 32 : 128;
     rule->bits = static_cast<uint8_t>(all);
     return slash == text.npos || parse_number(part(text, slash + 1), &rule->bits, 0, all);
 }
 
 bool parse_fabric(std::string_view text, Rule* rule) {
-    constexpr struct { std::string_view name; session::FabricChoice choice; } choices[] = {
-        {"auto", session::FabricChoice::automatic}, {"iwarp", session::FabricChoice::iwarp},
-        {"memory", session::FabricChoice::memory}, {"verbs", session::FabricChoice::verbs}};
+    constexpr struct {
+        std::string_view name;
+        session::FabricChoice choice;
+    } choices[] = {{"auto", session::FabricChoice::automatic},
+                   {"iwarp", session::FabricChoice::iwarp},
+                   {"memory", session::FabricChoice::memory},
+                   {"verbs", session::FabricChoice::verbs}};
     for (const auto& [name, choice] : choices) {
         if (text != name) continue;
         rule->fabric = choice;
@@ -81,19 +91,31 @@ bool parse_program(std::string_view text, Rule* rule) {
 
 // name=value. Null if it is right, else what is wrong.
 const char* parse_setting(std::string_view name, std::string_view value, Rule* rule) {
-    if (name == "program") return parse_program(value, rule) ? nullptr : "program= wants a name or pattern of at most 95 characters";
-    if (name == "address") return parse_address(value, rule) ? nullptr : "address= wants an IPv4 or IPv6 address, or one with /BITS";
+    if (name == "program")
+        return parse_program(value, rule) ? nullptr
+                                          : "program= wants a name or pattern of at most 95 characters";
+    if (name == "address")
+        return parse_address(value, rule) ? nullptr
+                                          : "address= wants an IPv4 or IPv6 address, or one with /BITS";
     if (name == "port") return parse_ports(value, rule) ? nullptr : "port= wants a number or a range N-M";
-    if (name == "fabric") return parse_fabric(value, rule) ? nullptr : "fabric= is auto, iwarp, memory or verbs";
-    if (name == "rdma_port") return parse_number(value, &rule->rdma_port, 1, 65535) ? nullptr : "rdma_port= wants a port number";
-    if (name == "timeout") return parse_number(value, &rule->timeout_ms, 1, 3'600'000) ? nullptr : "timeout= wants milliseconds";
+    if (name == "fabric")
+        return parse_fabric(value, rule) ? nullptr : "fabric= is auto, iwarp, memory or verbs";
+    if (name == "rdma_port")
+        return parse_number(value, &rule->rdma_port, 1, 65535) ? nullptr : "rdma_port= wants a port number";
+    if (name == "timeout")
+        return parse_number(value, &rule->timeout_ms, 1, 3'600'000) ? nullptr : "timeout= wants milliseconds";
     return "there is no setting of that name";
 }
 
 bool parse_verdict(std::string_view word, Rule* rule) {
-    constexpr struct { std::string_view name; Verdict verdict; } verdicts[] = {
-        {"tcp", Verdict::tcp}, {"also", Verdict::also}, {"only", Verdict::only},
-        {"prefer", Verdict::prefer}, {"require", Verdict::require}};
+    constexpr struct {
+        std::string_view name;
+        Verdict verdict;
+    } verdicts[] = {{"tcp", Verdict::tcp},
+                    {"also", Verdict::also},
+                    {"only", Verdict::only},
+                    {"prefer", Verdict::prefer},
+                    {"require", Verdict::require}};
     for (const auto& [name, verdict] : verdicts) {
         if (word != name) continue;
         const bool for_listen = verdict == Verdict::also || verdict == Verdict::only;
@@ -116,9 +138,12 @@ Parsed parse_rule(std::string_view statement, Rule* rule, const char** what) {
     *rule = {};
     std::string_view word = next_word(&statement);
     if (word.empty()) return Parsed::nothing;
-    if (word == "listen") rule->direction = Direction::listen;
-    else if (word == "connect") rule->direction = Direction::connect;
-    else return *what = "a rule begins with listen or connect", Parsed::mistake;
+    if (word == "listen")
+        rule->direction = Direction::listen;
+    else if (word == "connect")
+        rule->direction = Direction::connect;
+    else
+        return *what = "a rule begins with listen or connect", Parsed::mistake;
 
     bool decided = false;
     while (!(word = next_word(&statement)).empty()) {
@@ -129,8 +154,9 @@ Parsed parse_rule(std::string_view statement, Rule* rule, const char** what) {
         } else if (decided) {
             return *what = "a rule has one verdict", Parsed::mistake;
         } else if (!parse_verdict(word, rule)) {
-            *what = rule->direction == Direction::listen ? "the verdict of a listen rule is tcp, also or only"
-                                                         : "the verdict of a connect rule is tcp, prefer or require";
+            *what = rule->direction == Direction::listen
+                        ? "the verdict of a listen rule is tcp, also or only"
+                        : "the verdict of a connect rule is tcp, prefer or require";
             return Parsed::mistake;
         } else {
             decided = true;

@@ -1,10 +1,12 @@
 // The rules that say which sockets of a program become SMBDIRECT. One a line or between semicolons:
 //
-//     listen|connect [program=GLOB[,GLOB...]] [address=ADDRESS[/BITS]] [port=N[-M]]  tcp | also | only | prefer | require
+//     listen|connect [program=GLOB[,GLOB...]] [address=ADDRESS[/BITS]] [port=N[-M]]  tcp | also | only |
+//     prefer | require
 //                    [fabric=auto|iwarp|memory|verbs] [rdma_port=N] [timeout=MS]
 //
 // `#` begins a comment; words may come in any order after the first. The first rule that matches decides.
-// listen: tcp (stay), also (beside TCP), only. connect: tcp, prefer (fall back to TCP), require (fail instead).
+// listen: tcp (stay), also (beside TCP), only. connect: tcp, prefer (fall back to TCP), require (fail
+// instead).
 #pragma once
 
 #include <string_view>
@@ -54,9 +56,12 @@ class RuleSet {
             Rule rule;
             const Parsed parsed = parse_rule(statement, &rule, &what);
             rule.line = static_cast<uint16_t>(line);
-            if (parsed == Parsed::mistake) mistake(line, statement, what);
-            else if (parsed == Parsed::rule && count_ == kMax) mistake(line, statement, "too many rules");
-            else if (parsed == Parsed::rule) rules_[count_++] = rule;
+            if (parsed == Parsed::mistake)
+                mistake(line, statement, what);
+            else if (parsed == Parsed::rule && count_ == kMax)
+                mistake(line, statement, "too many rules");
+            else if (parsed == Parsed::rule)
+                rules_[count_++] = rule;
             if (end < text.size() && text[end] == '\n') ++line;
             text.remove_prefix(end < text.size() ? end + 1 : end);
         }

@@ -43,7 +43,8 @@ void collect_from(int epoll, int fd, Registrations* found) {
             int target;
             unsigned events;
             unsigned long long data;
-            if (sscanf(line, "tfd: %d events: %x data: %llx", &target, &events, &data) != 3 || target != fd) continue;
+            if (sscanf(line, "tfd: %d events: %x data: %llx", &target, &events, &data) != 3 || target != fd)
+                continue;
             if (found->count == Registrations::kMost) break;
             Registration& one = found->all[found->count++];
             one.epoll = epoll;
@@ -58,7 +59,8 @@ void collect_from(int epoll, int fd, Registrations* found) {
 
 void collect(int fd, Registrations* found) {
     const uintptr_t word = fd_table.peek(fd);
-    if (word == tcp) return;  // made by socket() and never added anywhere: the usual case, and it costs nothing
+    if (word == tcp)
+        return;  // made by socket() and never added anywhere: the usual case, and it costs nothing
     fd_table.for_each_known(0, FdTable::kChunks * FdTable::kChunkEntries - 1, [&](int other) {
         if (fd_table.peek(other) == epoll) collect_from(other, fd, found);
     });
@@ -70,7 +72,8 @@ void set_nonblocking(int fd, bool on) {
     const int saved = errno;
     const int flags = real::fcntl(fd, F_GETFL, nullptr);
     const int wanted = on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK;
-    if (flags >= 0 && wanted != flags) real::fcntl(fd, F_SETFL, reinterpret_cast<void*>(static_cast<intptr_t>(wanted)));
+    if (flags >= 0 && wanted != flags)
+        real::fcntl(fd, F_SETFL, reinterpret_cast<void*>(static_cast<intptr_t>(wanted)));
     errno = saved;
 }
 
@@ -79,7 +82,8 @@ bool put_under(int fd, int other) {
     const int flags = real::fcntl(fd, F_GETFL, nullptr);
     const int fd_flags = real::fcntl(fd, F_GETFD, nullptr);
     if (flags < 0 || fd_flags < 0) return false;
-    real::fcntl(other, F_SETFL, reinterpret_cast<void*>(static_cast<intptr_t>(flags & (O_NONBLOCK | O_ASYNC))));
+    real::fcntl(other, F_SETFL,
+                reinterpret_cast<void*>(static_cast<intptr_t>(flags & (O_NONBLOCK | O_ASYNC))));
     if (flags & O_ASYNC) {
         const int owner = real::fcntl(fd, F_GETOWN, nullptr);
         real::fcntl(other, F_SETOWN, reinterpret_cast<void*>(static_cast<intptr_t>(owner)));
@@ -87,7 +91,8 @@ bool put_under(int fd, int other) {
     Registrations found;
     collect(fd, &found);
     // By number, before the file goes: a dup kept elsewhere would leave the old entry firing.
-    for (int i = 0; i < found.count; ++i) real::epoll_ctl(found.all[i].epoll, EPOLL_CTL_DEL, fd, &found.all[i].event);
+    for (int i = 0; i < found.count; ++i)
+        real::epoll_ctl(found.all[i].epoll, EPOLL_CTL_DEL, fd, &found.all[i].event);
     const bool put = real::dup3(other, fd, fd_flags & FD_CLOEXEC ? O_CLOEXEC : 0) == fd;
     const int error = errno;
     for (int i = 0; i < found.count; ++i) {

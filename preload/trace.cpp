@@ -30,14 +30,15 @@ session::TraceRing* ask_for_ring() {
     std::memcpy(request.directory, s.trace_directory, sizeof request.directory);
     session::ReplyFds fds;
     session::TraceRing* made = nullptr;
-    if (auto reply = ask(request, -1, &fds); reply && fds.fd[0] >= 0) session::map_trace_ring(fds.fd[0], &made);
+    if (auto reply = ask(request, -1, &fds); reply && fds.fd[0] >= 0)
+        session::map_trace_ring(fds.fd[0], &made);
     for (int fd : fds.fd)
         if (fd >= 0) raw(SYS_close, fd);
     return made;
 }
 
-// A child of fork() gets a ring, and so a file, of its own. While one thread asks for it, what the others have to say
-// is lost; so is what the asking itself would trace.
+// A child of fork() gets a ring, and so a file, of its own. While one thread asks for it, what the others
+// have to say is lost; so is what the asking itself would trace.
 session::TraceRing* own_ring() {
     const int self = process_id();
     int owner = ring_owner.load(std::memory_order_acquire);
@@ -46,7 +47,8 @@ session::TraceRing* own_ring() {
         trace_state.store(TraceState::off, std::memory_order_relaxed);
         return nullptr;
     }
-    if (owner == -self || !ring_owner.compare_exchange_strong(owner, -self, std::memory_order_acq_rel)) return nullptr;
+    if (owner == -self || !ring_owner.compare_exchange_strong(owner, -self, std::memory_order_acq_rel))
+        return nullptr;
     session::TraceRing* fresh = ask_for_ring();
     session::TraceRing* old = ring.exchange(fresh);
     if (old) session::unmap_trace_ring(old);
@@ -55,8 +57,8 @@ session::TraceRing* own_ring() {
     return fresh;
 }
 
-// Where the call came from, by libunwind, which only a trace ever loads. Lines read "object+offset (symbol)", as
-// addr2line wants them.
+// Where the call came from, by libunwind, which only a trace ever loads. Lines read "object+offset (symbol)",
+// as addr2line wants them.
 void trace_stack(session::TraceRing* to, uint64_t connection_id, int fd) {
     using Backtrace = int(void**, int);
     static constinit std::atomic<Backtrace*> backtrace{nullptr};
@@ -76,10 +78,11 @@ void trace_stack(session::TraceRing* to, uint64_t connection_id, int fd) {
         const char* slash = std::strrchr(info.dli_fname, '/');
         char text[sizeof session::TraceRecord::text];
         const auto offset = static_cast<char*>(frame[i]) - static_cast<char*>(info.dli_fbase);
-        const int length = snprintf(text, sizeof text, "%s+%#tx %s", slash ? slash + 1 : info.dli_fname, offset,
-                                    info.dli_sname ? info.dli_sname : "");
+        const int length = snprintf(text, sizeof text, "%s+%#tx %s", slash ? slash + 1 : info.dli_fname,
+                                    offset, info.dli_sname ? info.dli_sname : "");
         if (length > 0)
-            session::trace_write(to, connection_id, fd, 2, text, std::min<uint32_t>(static_cast<uint32_t>(length), sizeof text - 1));
+            session::trace_write(to, connection_id, fd, 2, text,
+                                 std::min<uint32_t>(static_cast<uint32_t>(length), sizeof text - 1));
     }
 }
 

@@ -19,8 +19,9 @@ int64_t now_ns() {
     return now.tv_sec * 1'000'000'000LL + now.tv_nsec;
 }
 
-// poll() never restarts after a signal, while a blocking send() or connect() does if the handler was installed with
-// SA_RESTART. Which handler ran cannot be known; if all that are installed say so, this one did.
+// poll() never restarts after a signal, while a blocking send() or connect() does if the handler was
+// installed with SA_RESTART. Which handler ran cannot be known; if all that are installed say so, this one
+// did.
 bool all_handlers_restart() {
     for (int number = 1; number < NSIG; ++number) {
         struct sigaction action;
@@ -31,7 +32,8 @@ bool all_handlers_restart() {
     return true;
 }
 
-// Hung up, and still nothing to say: the engine is gone without a word. A few rounds for what is in flight, then reset.
+// Hung up, and still nothing to say: the engine is gone without a word. A few rounds for what is in flight,
+// then reset.
 int hung_up(Attachment& attachment) {
     constexpr uint32_t kRounds = 100;
     if (attachment.dead_rounds.fetch_add(1, std::memory_order_relaxed) < kRounds) return 0;
@@ -59,8 +61,8 @@ int Deadline::left_ms() const {
     return static_cast<int>(ms < kMost ? ms : kMost);
 }
 
-// A look without taking: it sleeps exactly as long as A is not readable, restarts after a signal exactly when TCP's
-// recv() would, and A carries the program's SO_RCVTIMEO.
+// A look without taking: it sleeps exactly as long as A is not readable, restarts after a signal exactly when
+// TCP's recv() would, and A carries the program's SO_RCVTIMEO.
 int wait_readable(Attachment& attachment, int fd) {
     if (tracing()) trace(0, attachment.id(), fd, "waits to receive");
     unsigned char byte;

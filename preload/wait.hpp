@@ -1,4 +1,5 @@
-// Blocking: always in a call of libc on A itself, so that it is a cancellation point and ends with signals as TCP's does.
+// Blocking: always in a call of libc on A itself, so that it is a cancellation point and ends with signals as
+// TCP's does.
 #pragma once
 
 #include "attachment.hpp"

@@ -1,4 +1,5 @@
-// The library's interposers under their names in linked builds (preload/hook.hpp), so that sanitizers can look at them.
+// The library's interposers under their names in linked builds (preload/hook.hpp), so that sanitizers can
+// look at them.
 #pragma once
 
 #include <sys/socket.h>

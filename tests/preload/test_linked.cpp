@@ -1,4 +1,5 @@
-// The whole library, linked, against a real engine process: for the sanitizers, and for what Python cannot call.
+// The whole library, linked, against a real engine process: for the sanitizers, and for what Python cannot
+// call.
 #include <arpa/inet.h>
 #include <endian.h>
 #include <fcntl.h>
@@ -37,7 +38,11 @@ const uint16_t tcp_port = [] {
     const std::string p = std::to_string(port), q = std::to_string(port + 1);
     setenv("SMBDIRECT_SOCKET", ("smbdirect-linked-" + std::to_string(getpid())).c_str(), 1);
     setenv("SMBDIRECT_IDLE_EXIT", "5", 1);
-    setenv("SMBDIRECT_RULES", ("listen port=" + p + " also; listen port=" + q + " only; connect port=" + p + "-" + q + " require").c_str(), 1);
+    setenv(
+        "SMBDIRECT_RULES",
+        ("listen port=" + p + " also; listen port=" + q + " only; connect port=" + p + "-" + q + " require")
+            .c_str(),
+        1);
     return port;
 }();
 const uint16_t only_port = tcp_port + 1;
@@ -142,7 +147,8 @@ TEST_CASE("linked: many clients, threads on both sides") {
             if (fd < 0) return;
             bool same = true;
             for (int round = 0; round < 40 && same; ++round) {
-                const std::string out = message(random() % (round % 10 == 0 ? 2'000'000 : 3000), static_cast<char>('a' + round % 26));
+                const std::string out = message(random() % (round % 10 == 0 ? 2'000'000 : 3000),
+                                                static_cast<char>('a' + round % 26));
                 std::thread writer([&] {
                     for (size_t sent = 0; sent < out.size();) {
                         const ssize_t n = smbdirect_write(fd, out.data() + sent, out.size() - sent);

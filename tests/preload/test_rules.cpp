@@ -38,11 +38,12 @@ struct Read {
 }  // namespace
 
 TEST_CASE("rules: the first that matches decides") {
-    Read r("connect program=smb* address=10.0.0.0/8 port=445 tcp\n"
-           "connect port=445 require fabric=iwarp rdma_port=5446 timeout=1500 # a comment; with a semicolon\n"
-           "connect port=1000-2000 prefer; listen port=445 also\n"
-           "   # nothing\n\n;;\n"
-           "listen address=::1 only\n");
+    Read r(
+        "connect program=smb* address=10.0.0.0/8 port=445 tcp\n"
+        "connect port=445 require fabric=iwarp rdma_port=5446 timeout=1500 # a comment; with a semicolon\n"
+        "connect port=1000-2000 prefer; listen port=445 also\n"
+        "   # nothing\n\n;;\n"
+        "listen address=::1 only\n");
     REQUIRE(r.mistakes.empty());
     CHECK(r.rules.size() == 5);
     CHECK(r.verdict(Direction::connect, "smbclient", "10.1.2.3", 445) == Verdict::tcp);
@@ -63,11 +64,12 @@ TEST_CASE("rules: the first that matches decides") {
 }
 
 TEST_CASE("rules: what cannot be understood is left out and named") {
-    for (const char* text : {"connekt port=445 require", "connect port=445", "connect port=445 also", "listen require",
-                             "connect port=x require", "connect port=5-3 require", "connect port=70000 require",
-                             "connect address=300.1.1.1 require", "connect address=1.2.3.4/33 require", "connect address= tcp",
-                             "connect fabric=ether require", "connect colour=red require", "connect require prefer",
-                             "connect timeout=0 require", "connect rdma_port=0 require", "connect program= require"}) {
+    for (const char* text :
+         {"connekt port=445 require", "connect port=445", "connect port=445 also", "listen require",
+          "connect port=x require", "connect port=5-3 require", "connect port=70000 require",
+          "connect address=300.1.1.1 require", "connect address=1.2.3.4/33 require", "connect address= tcp",
+          "connect fabric=ether require", "connect colour=red require", "connect require prefer",
+          "connect timeout=0 require", "connect rdma_port=0 require", "connect program= require"}) {
         INFO(text);
         Read r(std::string(text) + "\nconnect port=445 require");
         CHECK(r.mistakes.size() == 1);
@@ -82,7 +84,9 @@ TEST_CASE("rules: what cannot be understood is left out and named") {
 }
 
 TEST_CASE("rules: addresses") {
-    Read r("connect address=192.168.1.128/25 tcp; connect address=fe80::/10 require; connect address=[2001:db8::1] prefer; connect address=0.0.0.0/0 require");
+    Read r(
+        "connect address=192.168.1.128/25 tcp; connect address=fe80::/10 require; connect "
+        "address=[2001:db8::1] prefer; connect address=0.0.0.0/0 require");
     REQUIRE(r.mistakes.empty());
     CHECK(r.verdict(Direction::connect, "x", "192.168.1.200", 1) == Verdict::tcp);
     CHECK(r.verdict(Direction::connect, "x", "192.168.1.100", 1) == Verdict::require);
