@@ -84,6 +84,7 @@ class Run {
             party(i, seed);
             _exit(0);
         }
+        if (pid < 0) std::perror("fork"), std::exit(2);  // and no kill(-1) later
         return pid;
     }
 

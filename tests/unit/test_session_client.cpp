@@ -47,6 +47,7 @@ struct Answer {
 // hoped.
 pid_t serve(int listener, const std::vector<Answer>& answers) {
     pid_t pid = ::fork();
+    REQUIRE(pid >= 0);
     if (pid != 0) return pid;
     for (const Answer& answer : answers) {
         int fd = ::accept(listener, nullptr, nullptr);
@@ -155,6 +156,7 @@ TEST_CASE("an engine of another user is not trusted") {
     if (::getuid() != 0) return;
     const std::string name = unique_name();
     pid_t pid = ::fork();
+    REQUIRE(pid >= 0);
     if (pid == 0) {
         if (::setuid(65534) != 0) _exit(1);
         int fd = ::socket(AF_UNIX, SOCK_SEQPACKET, 0);
