@@ -153,6 +153,7 @@ void Driver::on_completions() { turn(); }
 
 void Driver::on_ready(uint32_t epoll_events) {
     if (epoll_events & EPOLLHUP) program_gone_ = true;
+    b_has_news_ = true;
     turn();
 }
 
@@ -198,7 +199,7 @@ void Driver::turn() {
             });
             break;
         }
-        if (mirror_.b() >= 0 && !mirror_.begin_turn()) {
+        if (mirror_.b() >= 0 && !mirror_.begin_turn(std::exchange(b_has_news_, false))) {
             ++context_.counters->program_violations;
             fail({Reason::foreign_data_call, ECONNRESET});
             break;

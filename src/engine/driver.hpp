@@ -172,7 +172,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     bool program_gone_ = false;      // the last holder of A closed it
     bool program_told_ = false;      // the end was published
     bool disconnecting_ = false, finished_ = false, in_turn_ = false, counted_open_ = false;
-    bool write_shut_ = false, sweep_due_ = false;
+    bool write_shut_ = false, sweep_due_ = false, b_has_news_ = true;
 };
 
 }  // namespace smbdirect::engine

@@ -99,7 +99,7 @@ void EngineMirror::attach(const ConnectionView& view, int b) {
     state_.receive_head = m.receive_head.load();
 }
 
-bool EngineMirror::begin_turn() { return Steps::begin_turn(state_); }
+bool EngineMirror::begin_turn(bool b_has_news) { return Steps::begin_turn(state_, b_has_news); }
 bool EngineMirror::end_turn() { return Steps::end_turn(state_); }
 void EngineMirror::announce(uint64_t head, uint64_t bytes) { Steps::announce(state_, head, bytes); }
 void EngineMirror::release(uint64_t transmit_tail) { Steps::release(state_, transmit_tail); }

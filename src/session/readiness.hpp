@@ -70,7 +70,8 @@ class EngineMirror {
     // Call first whenever something may have happened (B readable, another event of this connection). Takes back the
     // doorbell, accounts for what the library sent, answers recovery requests. False: B carried a byte that is not
     // ours (Reason::foreign_data_call): reset the connection.
-    bool begin_turn();
+    // b_has_news: B was reported readable (edge-triggered) since the last turn, or nobody knows.
+    bool begin_turn(bool b_has_news = true);
     // Call last. True: something came meanwhile and the engine holds the doorbell again: do another turn. (New is what
     // came since begin_turn(), or since read_transmit_head() in this turn: sent bytes, shutdown, abort, the mark reached.
     // Bound the number of turns in a row: a hostile program can always have something new.)

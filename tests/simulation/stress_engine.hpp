@@ -4,6 +4,8 @@
 
 #include <sys/epoll.h>
 
+#include <utility>
+
 #include "session/mirror_protocol.hpp"
 #include "stress_policies.hpp"
 
@@ -26,7 +28,7 @@ class Engine {
     void run() {
         jitter_random = Random(w_.config.seed * 3 + 1);
         while (!t_.stop && !t_.quit) {
-            if (!Steps::begin_turn(s_)) return t_.fail(t_.foreign);
+            if (!Steps::begin_turn(s_, std::exchange(b_has_news_, false))) return t_.fail(t_.foreign);
             if (tick_due()) Steps::nudge(s_);
             publish();
             take();
@@ -104,11 +106,11 @@ class Engine {
         if (w_.config.paced || more || w_.config.kill) {
             timespec pause{0, more || w_.config.paced ? static_cast<long>(random_.below(40'000)) : 5'000'000};
             if (random_.one_in(2)) pause.tv_nsec = more ? 0 : pause.tv_nsec;
-            epoll_pwait2(epoll_, &event, 1, &pause, nullptr);
+            b_has_news_ = epoll_pwait2(epoll_, &event, 1, &pause, nullptr) == 1;
             return;
         }
-        if (epoll_wait(epoll_, &event, 1, kPatienceMs) == 0 && Steps::something_new(s_) && !t_.stop)
-            t_.fail(t_.lost_doorbell);
+        b_has_news_ = epoll_wait(epoll_, &event, 1, kPatienceMs) == 1;
+        if (!b_has_news_ && Steps::something_new(s_) && !t_.stop) t_.fail(t_.lost_doorbell);
     }
 
     bool tick_due() {
@@ -120,6 +122,7 @@ class Engine {
     World& w_;
     Tallies& t_;
     Random random_;
+    bool b_has_news_ = true;
     MirrorState s_;
     int epoll_;
     uint64_t published_ = 0, offset_ = 0, next_tick_ = 0;
