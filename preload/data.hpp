@@ -15,7 +15,7 @@ inline constexpr int kPlainRead =
 ssize_t receive(Attachment&, int fd, const iovec* iov, size_t count, int flags);
 ssize_t transmit(Attachment&, int fd, const iovec* iov, size_t count, int flags);
 
-// What a number that is ours, but no connection, answers: -1, ENOTCONN. True if that was so.
+// Else a listener, or an explicit socket before connect(): no data there.
 inline bool is_connection(const Attachment& attachment) { return attachment.kind == Kind::connection; }
 
 }  // namespace smbdirect::preload

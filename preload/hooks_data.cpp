@@ -18,8 +18,8 @@ extern "C" void __chk_fail() __attribute__((noreturn));
 namespace smbdirect::preload {
 namespace {
 
-int not_connected(const Attachment& attachment) {
-    errno = attachment.kind == Kind::only_listener || attachment.explicit_face() ? ENOTCONN : EINVAL;
+int not_connected() {
+    errno = ENOTCONN;
     return -1;
 }
 
@@ -34,7 +34,7 @@ size_t sum(const iovec* iov, size_t count) {
 
 ssize_t receive_traced(const char* name, Attachment& attachment, int fd, const iovec* iov, size_t count,
                        int flags) {
-    if (!is_connection(attachment)) return not_connected(attachment);
+    if (!is_connection(attachment)) return not_connected();
     if (count > IOV_MAX) return errno = EINVAL, -1;
     const ssize_t result = receive(attachment, fd, iov, count, flags);
     if (tracing()) [[unlikely]]
@@ -44,7 +44,7 @@ ssize_t receive_traced(const char* name, Attachment& attachment, int fd, const i
 
 ssize_t transmit_traced(const char* name, Attachment& attachment, int fd, const iovec* iov, size_t count,
                         int flags) {
-    if (!is_connection(attachment)) return not_connected(attachment);
+    if (!is_connection(attachment)) return not_connected();
     if (count > IOV_MAX) return errno = EMSGSIZE, -1;
     const ssize_t result = transmit(attachment, fd, iov, count, flags);
     if (tracing()) [[unlikely]]
