@@ -44,7 +44,7 @@ Result<void> Driver::create_memory(bool accepted, uint32_t face) {
     auto* memory = view_.memory;
     memory->connection_id = id_;
     memory->engine_id = context_.engine_id;
-    memory->face = face;
+    memory->face = face_ = face;
     memory->accepted = accepted ? 1 : 0;
     memory->state.store(ConnectionState::connecting, std::memory_order_relaxed);
     return {};
@@ -125,6 +125,12 @@ void Driver::adopt_b(int b) { attach_mirror(b); }
 void Driver::attach_mirror(int b) {
     mirror_.attach(view_, b);
     context_.loop->watch(b, EPOLLIN | EPOLLRDHUP | EPOLLET, this);
+    if (!program_told_) return;
+    // The connection ended before the program accepted it. It has time to read now.
+    if (close_timer_) context_.loop->cancel_timer(std::exchange(close_timer_, 0));
+    mirror_.announce(slots_.head(), bytes_published_);
+    if (view_.memory->end.load() == End::orderly) mirror_.end_of_stream();
+    else drop_mirror();
 }
 
 void Driver::proceed() {
@@ -243,7 +249,7 @@ bool Driver::answer_sends_after_end() {
     if (mirror_.b() < 0 || !mirror_.read_transmit_head(&head) || head == transmit_head_) return true;
     view_.memory->error.store(EPIPE);
     view_.memory->end.store(End::reset);
-    drop_mirror(true);
+    drop_mirror();
     return true;
 }
 
@@ -284,13 +290,21 @@ void Driver::fail(Error error) {
     end_for_program(error);
     endpoint_->flush();
     endpoint_->disconnect();
-    close_timer_ = context_.loop->add_timer(
-        context_.loop->now() + int64_t{context_.settings->close_timeout_ms} * 1'000'000, [this] {
-            close_timer_ = 0;
-            peer_gone_ = true;
-            endpoint_->abort();
-            finish();
-        });
+    arm_close_timer();
+}
+
+// Bounds an end that waits for the peer, or for a program to claim what arrived for it. Progress is given more time: what
+// send() accepted is not thrown away because a line is slow.
+void Driver::arm_close_timer() {
+    if (close_timer_) return;
+    const auto limit = int64_t{context_.settings->close_timeout_ms} * 1'000'000;
+    close_timer_ = context_.loop->add_timer(context_.loop->now() + limit, [this, released = transmit_released_] {
+        close_timer_ = 0;
+        if (!disconnecting_ && transmit_released_ != released) return arm_close_timer();
+        peer_gone_ = true;
+        endpoint_->abort();
+        finish();
+    });
 }
 
 void Driver::end_for_program(Error error) {
@@ -302,7 +316,7 @@ void Driver::end_for_program(Error error) {
         else if (error.errnum) ++context_.counters->connections_reset;
     }
     auto* memory = view_.memory;
-    const bool never_stood = memory->state.load() == ConnectionState::connecting && !passive_;
+    const bool never_stood = !passive_ && !counted_open_;
     memory->reason.store(static_cast<uint32_t>(error.reason));
     if (error.errnum == 0 && !never_stood) {
         memory->end.store(End::orderly);
@@ -313,14 +327,13 @@ void Driver::end_for_program(Error error) {
     memory->error.store(error.errnum ? error.errnum : ECONNREFUSED);
     memory->end.store(End::reset);
     memory->state.store(never_stood ? ConnectionState::failed : ConnectionState::ended);
-    drop_mirror(true);
+    drop_mirror();
 }
 
-void Driver::drop_mirror(bool reset) {
+void Driver::drop_mirror() {
     if (mirror_.b() < 0) return;
     context_.loop->unwatch(mirror_.b(), this);
-    if (reset) mirror_.close_reset();
-    else mirror_.close_orderly();
+    mirror_.close_reset();
     program_gone_ = true;  // nothing more can come from it
 }
 
@@ -328,7 +341,11 @@ void Driver::drop_mirror(bool reset) {
 void Driver::finish_when_drained() {
     if (finished_) return;
     if (peer_gone_ || !endpoint_) {
-        if (program_gone_ || mirror_.b() < 0) finish();
+        // Not yet accepted by the program, and there is something to read: as with TCP it is there after accept().
+        const bool awaited = passive_ && !program_gone_ && mirror_.b() < 0 && view_.memory &&
+                             view_.memory->end.load() == End::orderly && slots_.published_count() != 0;
+        if (awaited) arm_close_timer();
+        else if (program_gone_ || mirror_.b() < 0) finish();
         return;
     }
     if (disconnecting_) return;
@@ -348,21 +365,13 @@ void Driver::finish_when_drained() {
         disconnecting_ = true;
         endpoint_->disconnect();
     }
-    if (!close_timer_ && program_gone_) {
-        close_timer_ = context_.loop->add_timer(
-            context_.loop->now() + int64_t{context_.settings->close_timeout_ms} * 1'000'000, [this] {
-                close_timer_ = 0;
-                peer_gone_ = true;
-                endpoint_->abort();
-                finish();
-            });
-    }
+    if (program_gone_) arm_close_timer();
 }
 
 void Driver::finish() {
     if (finished_) return;
     finished_ = true;
-    if (mirror_.b() >= 0) drop_mirror(true);
+    if (mirror_.b() >= 0) drop_mirror();
     context_.loop->defer([events = events_, self = this] { events->on_gone(self); });
 }
 

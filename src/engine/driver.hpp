@@ -65,6 +65,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     uint64_t id() const { return id_; }
     int memfd() const { return memfd_; }
     const session::ConnectionMemory* memory() const { return view_.memory; }
+    sockaddr_storage remote_address() const { return endpoint_ ? endpoint_->remote_address() : sockaddr_storage{}; }
     bool established() const { return core_ && core_->state() == connection::State::established; }
     void sweep();                  // once a second: idle memory goes back, dead lock owners are noticed
 
@@ -95,7 +96,8 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void finish_when_drained();
     void finish();
     bool answer_sends_after_end();
-    void drop_mirror(bool reset);
+    void drop_mirror();
+    void arm_close_timer();
 
     // driver_trace.cpp
     void trace_line(const char* what, Error);

@@ -24,7 +24,7 @@ Result<void> Driver::prepare_receive_area() {
     slots_.initialise(slots, geometry.receive_ring_entries);
     // Half of the slots may wait for the program while the other half is posted.
     ceiling_max_ = std::clamp<uint32_t>(slots / 2, 1, core_settings_.receive_credit_max);
-    initial_ceiling_ = std::clamp<uint32_t>(context_.settings->initial_receive_bytes / slot_size_, 4, ceiling_max_);
+    initial_ceiling_ = std::min(std::max<uint32_t>(context_.settings->initial_receive_bytes / slot_size_, 4), ceiling_max_);
     ceiling_ = initial_ceiling_;
     core_->set_receive_ceiling(ceiling_);
     auto receive = endpoint_->register_memory(view_.receive_area(), geometry.receive_area_size, fabric::access_none);

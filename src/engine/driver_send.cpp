@@ -34,7 +34,7 @@ bool Driver::announce_next() {
         std::array<uint8_t, 4> header;
         for (size_t i = 0; i < 4; ++i)  // one copy; what the program writes there afterwards changes nothing
             header[i] = std::to_integer<uint8_t>(view_.transmit()[(message_end_ + i) & (size - 1)]);
-        const bool explicit_face = view_.memory->face != 6;
+        const bool explicit_face = face_ != 6;
         uint32_t length = uint32_t{header[1]} << 16 | uint32_t{header[2]} << 8 | header[3];
         if (explicit_face) length |= uint32_t{header[0]} << 24;
         const bool known = explicit_face || header[0] == kSessionMessage || (header[0] == kSessionKeepAlive && length == 0);
@@ -46,6 +46,7 @@ bool Driver::announce_next() {
         message_start_ = message_end_ + 4;
         message_end_ = message_start_ + length;
         if (length == 0) {  // nothing goes on the wire for it
+            last_transmit_end_ = message_end_;
             if (send_head_ == send_tail_) transmit_released_ = message_end_;
             continue;
         }
@@ -121,6 +122,7 @@ void Driver::complete_send(const fabric::Completion&) {
     if (send_head_ == send_tail_) return;
     transmit_released_ = std::max(transmit_released_, sends_[send_tail_ % sends_.size()].transmit_end);
     ++send_tail_;
+    if (send_head_ == send_tail_) transmit_released_ = last_transmit_end_;  // empty messages behind the last one
 }
 
 }  // namespace smbdirect::engine

@@ -76,7 +76,9 @@ void Engine::look_whether_idle() {
 }
 
 Driver* Engine::make_driver() {
-    const uint64_t id = ++next_connection_;
+    // Not to be foreseen: names are made of it, and anybody may bind names.
+    uint64_t id = 0;
+    while (id == 0 || drivers_.contains(id)) id = random_id() >> 32;
     auto driver = std::make_unique<Driver>(context_, this, id);
     Driver* raw = driver.get();
     drivers_[id] = std::move(driver);
@@ -99,7 +101,7 @@ Engine::Answer Engine::answer(const session::Request& request, int passed_fd, co
     idle_since_ = loop_.now();
     Result<void> result = check_right(request, peer);
     if (result) switch (request.type) {
-            case session::RequestType::connect: result = answer_connect(request, &answer); break;
+            case session::RequestType::connect: result = answer_connect(request, peer, &answer); break;
             case session::RequestType::listen_beside:
             case session::RequestType::listen_only: result = answer_listen(request, passed_fd, peer, &answer); break;
             case session::RequestType::claim: result = answer_claim(request, peer, &answer); break;
@@ -132,7 +134,21 @@ Result<void> Engine::check_right(const session::Request& request, const Peer& pe
     return fail(Reason::engine_refused, EPERM);
 }
 
-Result<void> Engine::answer_connect(const session::Request& request, Answer* answer) {
+// What the kernel would say, were it the caller who binds: a system engine does it with root's rights.
+Result<void> Engine::check_port(uint16_t port, const Peer& peer) const {
+    if (peer.uid == 0 || peer.uid == geteuid() || port == 0) return {};
+    unsigned first = 1024;
+    if (FILE* file = std::fopen("/proc/sys/net/ipv4/ip_unprivileged_port_start", "r")) {
+        if (std::fscanf(file, "%u", &first) != 1) first = 1024;
+        std::fclose(file);
+    }
+    constexpr uint16_t kSmb = 445, kIwarp = 5445;  // 5445 is as privileged as 445
+    if (port < first || (port == kIwarp && kSmb < first)) return fail(Reason::rdma_port_denied, EACCES);
+    return {};
+}
+
+Result<void> Engine::answer_connect(const session::Request& request, const Peer& peer, Answer* answer) {
+    if (auto allowed = check_port(port_of(request.local), peer); !allowed) return allowed;
     fabric::ConnectParameters parameters;
     parameters.local = request.local;
     parameters.remote = request.remote;
@@ -156,7 +172,7 @@ Result<void> Engine::answer_connect(const session::Request& request, Answer* ans
         const bool nobody = request.fabric == session::FabricChoice::memory && started.error().errnum == ECONNREFUSED;
         return nobody ? fail(Reason::not_a_local_listener, ECONNREFUSED) : started;
     }
-    if (request.pid) trace_.bind_connection(driver->id(), request.pid);
+    trace_.bind_connection(driver->id(), peer.pid);
     answer->reply.connection_id = driver->id();
     answer->fd[0] = a;
     answer->close_fd[0] = true;
@@ -167,7 +183,11 @@ Result<void> Engine::answer_connect(const session::Request& request, Answer* ans
 Result<void> Engine::answer_listen(const session::Request& request, int passed_fd, const Peer& peer, Answer* answer) {
     const bool beside = request.type == session::RequestType::listen_beside;
     if (beside && passed_fd < 0) return fail(Reason::engine_refused, EBADF);
-    auto made = beside ? listeners_->listen_beside(passed_fd, request, peer.pid) : listeners_->listen_only(request);
+    // A listener beside TCP has proved its right to the default RDMA port by having the TCP port.
+    if (auto allowed = check_port(request.rdma_port, peer); !allowed) return allowed;
+    if (!beside)
+        if (auto allowed = check_port(port_of(request.local), peer); !allowed) return allowed;
+    auto made = beside ? listeners_->listen_beside(passed_fd, request, peer.pid) : listeners_->listen_only(request, peer.pid);
     if (!made) return std::unexpected(made.error());
     answer->reply.listener_id = made->id;
     answer->reply.rdma_port = made->rdma_port;
@@ -190,10 +210,16 @@ Result<void> Engine::answer_claim(const session::Request& request, const Peer& p
 
 Result<void> Engine::answer_attach(int passed_fd, const Peer& peer, Answer* answer) {
     sockaddr_un name{};
-    socklen_t length = sizeof name;
     uint64_t engine_id = 0, connection_id = 0;
     char end = 0;
-    if (passed_fd < 0 || getsockname(passed_fd, reinterpret_cast<sockaddr*>(&name), &length) != 0)
+    // Names can be bound by anybody in another network namespace; that this process made the pair, or connected to the
+    // listener, only the kernel can say.
+    ucred maker{};
+    socklen_t length = sizeof maker;
+    if (passed_fd < 0 || getsockopt(passed_fd, SOL_SOCKET, SO_PEERCRED, &maker, &length) != 0 || maker.pid != getpid())
+        return fail(Reason::engine_refused, EPERM);
+    length = sizeof name;
+    if ( getsockname(passed_fd, reinterpret_cast<sockaddr*>(&name), &length) != 0)
         return fail(Reason::engine_refused, EBADF);
     if (!session::parse_mirror_name(name, length, &engine_id, &connection_id, &end)) {
         // The accepted end of an AF_UNIX listener has no name of its own; its peer, which is ours, has one.

@@ -56,7 +56,8 @@ class Engine final : public DriverEvents {
 
   private:
     Result<void> check_right(const session::Request&, const Peer&) const;
-    Result<void> answer_connect(const session::Request&, Answer*);
+    Result<void> check_port(uint16_t port, const Peer&) const;
+    Result<void> answer_connect(const session::Request&, const Peer&, Answer*);
     Result<void> answer_listen(const session::Request&, int passed_fd, const Peer&, Answer*);
     Result<void> answer_claim(const session::Request&, const Peer&, Answer*);
     Result<void> answer_attach(int passed_fd, const Peer&, Answer*);
@@ -77,7 +78,6 @@ class Engine final : public DriverEvents {
     std::unique_ptr<ListenerTable> listeners_;
     std::unordered_map<uint64_t, std::unique_ptr<Driver>> drivers_;
     std::unique_ptr<class SessionServer> server_;
-    uint64_t next_connection_ = 0;
     uint64_t sweep_timer_ = 0;
     fabric::Nanoseconds started_ = 0, idle_since_ = 0;
 };

@@ -23,6 +23,13 @@ uint16_t port_of(const sockaddr_storage& address) {
     return ntohs(reinterpret_cast<const sockaddr_in&>(address).sin_port);  // at the same place in sockaddr_in6
 }
 
+static bool same_host(const sockaddr_storage& a, const sockaddr_storage& b) {
+    if (a.ss_family != b.ss_family) return false;
+    if (a.ss_family == AF_INET)
+        return reinterpret_cast<const sockaddr_in&>(a).sin_addr.s_addr == reinterpret_cast<const sockaddr_in&>(b).sin_addr.s_addr;
+    return std::memcmp(&reinterpret_cast<const sockaddr_in6&>(a).sin6_addr, &reinterpret_cast<const sockaddr_in6&>(b).sin6_addr, 16) == 0;
+}
+
 void set_port(sockaddr_storage* address, uint16_t port) { reinterpret_cast<sockaddr_in*>(address)->sin_port = htons(port); }
 
 uint16_t iwarp_port_for(uint16_t program_port) {
@@ -55,6 +62,7 @@ class ListenerTable::Arrival final : public fabric::ListenerEvents {
     Arrival(ListenerTable* table, ProgramListener* listener) : table_(table), listener_(listener) {}
 
     void on_request(std::unique_ptr<fabric::Endpoint> endpoint, const fabric::PrivateData& peer) override {
+        if (!table_->may_arrive(endpoint->remote_address())) return endpoint->reject({});
         Driver* driver = table_->make_driver_();
         table_->listener_of_[driver] = listener_->record.id;
         sockaddr_storage shown = endpoint->local_address();
@@ -140,10 +148,7 @@ Result<ListenerTable::Made> ListenerTable::listen_beside(int tcp, const session:
     if (record.rdma_port == 0) return smbdirect::fail(Reason::rdma_port_overflow, EADDRNOTAVAIL);
     if (getrandom(&record.id, sizeof record.id, 0) != sizeof record.id) return smbdirect::fail(Reason::engine_resources);
 
-    for (auto it = listeners_.begin(); it != listeners_.end();) {  // a predecessor that nobody told us has gone
-        auto id = (it++)->first;
-        look_whether_gone(id);
-    }
+    look_at_all(false);  // a predecessor that nobody told us has gone
     auto listener = std::make_unique<ProgramListener>(this, context_.loop);
     listener->record = record;
     listener->knock_memfd = session::create_knock_table(record.id, &listener->table);
@@ -161,7 +166,7 @@ Result<ListenerTable::Made> ListenerTable::listen_beside(int tcp, const session:
     return made;
 }
 
-Result<ListenerTable::Made> ListenerTable::listen_only(const session::Request& request) {
+Result<ListenerTable::Made> ListenerTable::listen_only(const session::Request& request, int pid) {
     ListenerRecord record;
     record.kind = ListenerKind::only;
     record.face = request.face;
@@ -175,10 +180,7 @@ Result<ListenerTable::Made> ListenerTable::listen_only(const session::Request& r
     if (getrandom(&record.id, sizeof record.id, 0) != sizeof record.id) return smbdirect::fail(Reason::engine_resources);
     record.name_engine_id = context_.engine_id;
 
-    for (auto it = listeners_.begin(); it != listeners_.end();) {
-        auto id = (it++)->first;
-        look_whether_gone(id);
-    }
+    look_at_all(false);
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     const auto name = session::listener_name(record.name_engine_id, record.id);
     if (fd < 0 || bind(fd, reinterpret_cast<const sockaddr*>(&name.address), name.length) != 0 ||
@@ -197,7 +199,7 @@ Result<ListenerTable::Made> ListenerTable::listen_only(const session::Request& r
     record = listener->record;
     if (port == 0) set_port(&record.address, record.rdma_port);
     listener->record.address = record.address;
-    watch_registrar(listener.get(), request.pid);
+    watch_registrar(listener.get(), pid);
     keeper_->keep(record, listener->iwarp ? listener->iwarp->fd() : -1, -1);
     listeners_[record.id] = std::move(listener);
     return Made{record.id, fd, record.rdma_port, record.address};
@@ -208,14 +210,15 @@ void ListenerTable::restore(const ListenerRecord& record, int rdma_socket, int k
     listener->record = record;
     listener->knock_memfd = knock_memfd;
     listener->inherited_socket = rdma_socket;
-    if (knock_memfd >= 0 && !session::map_knock_table(knock_memfd, &listener->table)) return;
+    if (knock_memfd >= 0 && !session::map_knock_table(knock_memfd, &listener->table)) return keeper_->drop(record.id);
     if (listener->table) {  // what the predecessor had under way died with it
         for (auto& entry : listener->table->entry) entry.state.store(session::KnockState::free);
         listener->table->knocking.store(0);
     }
     if (!open_fabrics(listener.get(), rdma_socket)) {
+        listener.reset();
         arrivals_.erase(record.id);
-        return;
+        return keeper_->drop(record.id);
     }
     listener->orphaned = true;
     listeners_[record.id] = std::move(listener);
@@ -238,16 +241,19 @@ void ListenerTable::look_whether_gone(uint64_t id) {
         // An abstract name is bound as long as a holder of the listener lives.
         const auto name = session::listener_name(listener->record.name_engine_id, id);
         int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (probe < 0) return;  // a listener is only given up for certain
         exists = bind(probe, reinterpret_cast<const sockaddr*>(&name.address), name.length) != 0 && errno == EADDRINUSE;
         close(probe);
     }
     if (!exists) remove(id);
 }
 
-void ListenerTable::sweep() {
+void ListenerTable::sweep() { look_at_all(true); }
+
+void ListenerTable::look_at_all(bool orphaned_only) {
     std::vector<uint64_t> ids;
     for (auto& [id, listener] : listeners_)
-        if (listener->orphaned) ids.push_back(id);
+        if (listener->orphaned || !orphaned_only) ids.push_back(id);
     for (auto id : ids) look_whether_gone(id);
 }
 
@@ -289,6 +295,10 @@ void ListenerTable::knock(ProgramListener* listener, Driver* driver) {
         const Error error = started.error();
         const uint64_t id = listener->record.id;
         knocks_.pop_back();
+        if (error.errnum == ENOBUFS) {  // as TCP holds a SYN: the negotiation timer bounds the wait
+            waiting_.push_back(driver);
+            return;
+        }
         driver->refuse(error);
         if (error.reason == Reason::listener_gone) look_whether_gone(id);
     }
@@ -297,6 +307,27 @@ void ListenerTable::knock(ProgramListener* listener, Driver* driver) {
 void ListenerTable::end_knock(Knock* knock) {
     listener_of_.erase(knock->driver());
     knocks_.remove_if([knock](const auto& k) { return k.get() == knock; });
+    knock_for_waiting();
+}
+
+void ListenerTable::knock_for_waiting() {
+    if (waiting_.empty()) return;
+    Driver* next = waiting_.front();
+    waiting_.pop_front();
+    context_.loop->defer([this, next, id = next->id()] {
+        auto of = listener_of_.find(next);
+        if (of != listener_of_.end() && next->id() == id) announce(next);
+    });
+}
+
+// A flood of peers that get no further than the MPA Request holds up nobody's memory.
+bool ListenerTable::may_arrive(const sockaddr_storage& peer) const {
+    constexpr size_t kMostInAll = 2048, kMostPerHost = 512;
+    if (listener_of_.size() < kMostPerHost) return true;
+    if (listener_of_.size() >= kMostInAll) return false;
+    size_t same = 0;
+    for (auto& [driver, id] : listener_of_) same += same_host(driver->remote_address(), peer);
+    return same < kMostPerHost;
 }
 
 // The AF_UNIX listener's backlog gives no event when it has room again, so a full one is tried again for a while.
@@ -316,9 +347,9 @@ void ListenerTable::connect_unix(ProgramListener* listener, Driver* driver, int 
     const int error = errno;
     if (b >= 0) close(b);
     if (error == EAGAIN && attempts_left > 0) {
-        context_.loop->add_timer(context_.loop->now() + kRetry, [this, id, driver, attempts_left] {
+        context_.loop->add_timer(context_.loop->now() + kRetry, [this, id, driver, driver_id = driver->id(), attempts_left] {
             auto of = listener_of_.find(driver);
-            if (of == listener_of_.end() || of->second != id) return;  // the driver has gone meanwhile
+            if (of == listener_of_.end() || of->second != id || of->first->id() != driver_id) return;  // the driver has gone meanwhile
             if (auto* still = find(id)) connect_unix(still, driver, attempts_left - 1);
         });
         return;
@@ -330,7 +361,8 @@ void ListenerTable::connect_unix(ProgramListener* listener, Driver* driver, int 
 
 void ListenerTable::forget(Driver* driver) {
     listener_of_.erase(driver);
-    knocks_.remove_if([driver](const auto& knock) { return knock->driver() == driver; });
+    std::erase(waiting_, driver);
+    if (knocks_.remove_if([driver](const auto& knock) { return knock->driver() == driver; })) knock_for_waiting();
 }
 
 Result<ListenerTable::Claimed> ListenerTable::claim(uint64_t listener_id, uint64_t ticket) {

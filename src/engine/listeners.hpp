@@ -6,6 +6,7 @@
 // made; the engine connects to it, and the accepted end is A.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <list>
 #include <map>
@@ -84,7 +85,7 @@ class ListenerTable {
     ~ListenerTable();
 
     Result<Made> listen_beside(int tcp_listener, const session::Request&, int pid);
-    Result<Made> listen_only(const session::Request&);
+    Result<Made> listen_only(const session::Request&, int pid);
     void restore(const ListenerRecord&, int rdma_socket, int knock_memfd);
     // A process closed it or died: is it still there?
     void look_whether_gone(uint64_t id);
@@ -107,8 +108,11 @@ class ListenerTable {
 
     ProgramListener* find(uint64_t id);
     Result<void> open_fabrics(ProgramListener*, int inherited_fd);
+    void look_at_all(bool orphaned_only);
     void remove(uint64_t id);
+    bool may_arrive(const sockaddr_storage& peer) const;
     void knock(ProgramListener*, Driver*);
+    void knock_for_waiting();
     void connect_unix(ProgramListener*, Driver*, int attempts_left);
     void end_knock(Knock*);
     void watch_registrar(ProgramListener*, int pid);
@@ -121,6 +125,7 @@ class ListenerTable {
     std::map<uint64_t, std::vector<std::unique_ptr<Arrival>>> arrivals_;
     std::map<Driver*, uint64_t> listener_of_;   // drivers not yet taken by a program
     std::list<std::unique_ptr<Knock>> knocks_;
+    std::deque<Driver*> waiting_;               // for a free entry in the knock table of their listener
 };
 
 }  // namespace smbdirect::engine

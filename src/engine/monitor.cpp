@@ -215,8 +215,11 @@ bool Monitor::engine_ended(int status) {
     clock_gettime(CLOCK_MONOTONIC, &now);
     quick_deaths_ = now.tv_sec - last_start_.tv_sec < 2 ? quick_deaths_ + 1 : 0;
     if (options_.foreground) std::fprintf(stderr, "smbdirectd: the engine died (status 0x%x), starting another\n", status);
-    if (quick_deaths_ > 20) return false;  // something is wrong that a restart does not mend
     ++restarts_;
+    if (quick_deaths_ > 5) {  // something is wrong that a restart may not mend: slowly, but never give up the listeners
+        const timespec pause{quick_deaths_ > 20 ? 1 : 0, 200'000'000};
+        nanosleep(&pause, nullptr);
+    }
     return start_engine();
 }
 

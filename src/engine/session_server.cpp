@@ -4,17 +4,25 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace smbdirect::engine {
 
 class SessionServer::Client final : public fabric::Watcher {
   public:
-    Client(SessionServer* server, int socket) : server_(server), socket_(socket) {
-        server->engine_->loop().watch(socket, EPOLLIN, this);
+    Client(SessionServer* server, int socket, uid_t uid) : server_(server), socket_(socket), uid_(uid) {
+        auto& loop = server->engine_->loop();
+        loop.watch(socket, EPOLLIN, this);
+        timer_ = loop.add_timer(loop.now() + kTimeToAsk, [this] {
+            timer_ = 0;
+            server_->forget(this);
+        });
     }
     ~Client() {
-        server_->engine_->loop().unwatch(socket_, this);
+        auto& loop = server_->engine_->loop();
+        if (timer_) loop.cancel_timer(timer_);
+        loop.unwatch(socket_, this);
         close(socket_);
     }
 
@@ -24,9 +32,10 @@ class SessionServer::Client final : public fabric::Watcher {
         const ssize_t length = receive(&request, &passed);
         if (length < 0 && (errno == EAGAIN || errno == EINTR)) return;
         if (length > 0) handle(request, static_cast<size_t>(length), passed);
-        if (passed >= 0) close(passed);
+        if (passed >= 0) close_passed(passed);
         server_->forget(this);
     }
+    uid_t uid() const { return uid_; }
 
   private:
     ssize_t receive(session::Request* request, int* passed) {
@@ -50,6 +59,13 @@ class SessionServer::Client final : public fabric::Watcher {
             }
         }
         return length;
+    }
+
+    // Perhaps we hold the last reference of somebody's socket: its close() must not linger here.
+    static void close_passed(int fd) {
+        const linger off{};
+        setsockopt(fd, SOL_SOCKET, SO_LINGER, &off, sizeof off);
+        close(fd);
     }
 
     void handle(session::Request& request, size_t length, int passed) {
@@ -96,8 +112,12 @@ class SessionServer::Client final : public fabric::Watcher {
         [[maybe_unused]] auto sent = sendmsg(socket_, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     }
 
+    static constexpr fabric::Nanoseconds kTimeToAsk = 2'000'000'000;
+
     SessionServer* const server_;
     const int socket_;
+    const uid_t uid_;
+    uint64_t timer_ = 0;
 };
 
 SessionServer::SessionServer(Engine* engine, int meeting_socket) : engine_(engine), meeting_socket_(meeting_socket) {
@@ -106,22 +126,48 @@ SessionServer::SessionServer(Engine* engine, int meeting_socket) : engine_(engin
 
 SessionServer::~SessionServer() {
     engine_->loop().unwatch(meeting_socket_, this);
+    if (pause_timer_) engine_->loop().cancel_timer(pause_timer_);
     clients_.clear();
+}
+
+// Out of descriptors or memory: the watch is level-triggered and would return at once, for ever.
+void SessionServer::pause() {
+    auto& loop = engine_->loop();
+    loop.unwatch(meeting_socket_, this);
+    pause_timer_ = loop.add_timer(loop.now() + 100'000'000, [this] {
+        pause_timer_ = 0;
+        engine_->loop().watch(meeting_socket_, EPOLLIN, this);
+    });
+}
+
+bool SessionServer::make_room(uid_t uid) {
+    constexpr size_t kMostPerUser = 128, kMostInAll = 512;
+    size_t same = 0;
+    for (auto& client : clients_) same += client->uid() == uid;
+    if (same >= kMostPerUser) return false;
+    if (clients_.size() >= kMostInAll) forget(clients_.front().get());
+    return true;
 }
 
 void SessionServer::on_ready(uint32_t) {
     for (int i = 0; i < 64; ++i) {
         int socket = accept4(meeting_socket_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (socket < 0) return;
-        auto client = std::make_unique<Client>(this, socket);
-        clients_[client.get()] = std::move(client);
+        if (socket < 0) {
+            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) pause();
+            return;
+        }
+        ucred who{};
+        socklen_t size = sizeof who;
+        getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &who, &size);
+        if (make_room(who.uid)) clients_.push_back(std::make_unique<Client>(this, socket, who.uid));
+        else close(socket);
     }
 }
 
 void SessionServer::forget(Client* client) {
-    auto it = clients_.find(client);
+    auto it = std::find_if(clients_.begin(), clients_.end(), [client](auto& c) { return c.get() == client; });
     if (it == clients_.end()) return;
-    engine_->loop().defer([gone = std::shared_ptr<Client>(std::move(it->second))] {});
+    engine_->loop().defer([gone = std::shared_ptr<Client>(std::move(*it))] {});
     clients_.erase(it);
 }
 

@@ -1,8 +1,9 @@
 // The engine's side of the session protocol (session/messages.hpp): one request and one reply a connection to the
-// meeting socket. A client that is slow or talks nonsense holds up nobody but itself.
+// meeting socket. A client has two seconds to ask, and one user only so many of them at once, so that who is slow or talks
+// nonsense holds up nobody else.
 #pragma once
 
-#include <map>
+#include <list>
 #include <memory>
 
 #include "engine/engine.hpp"
@@ -19,10 +20,13 @@ class SessionServer final : public fabric::Watcher {
   private:
     class Client;
     void forget(Client*);
+    bool make_room(uid_t uid);
+    void pause();
 
     Engine* const engine_;
     const int meeting_socket_;
-    std::map<Client*, std::unique_ptr<Client>> clients_;
+    std::list<std::unique_ptr<Client>> clients_;  // the oldest first
+    uint64_t pause_timer_ = 0;
 };
 
 }  // namespace smbdirect::engine

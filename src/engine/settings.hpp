@@ -17,8 +17,7 @@ struct Settings {
     uint32_t send_queue = 256;                   // work requests
     uint32_t connect_timeout_ms = 10'000;        // resolution and transport, when the program names no limit
     uint32_t idle_exit_seconds = 60;             // an engine without connections and listeners leaves; 0: never
-    uint32_t close_timeout_ms = 10'000;          // for what is still to be sent after the program's last close
-    uint16_t iwarp_port = 5445;                  // [MS-SMBD] 1.9
+    uint32_t close_timeout_ms = 30'000;          // without progress, for what is still to be sent after the last close
 };
 
 Settings settings_from_environment();

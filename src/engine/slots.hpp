@@ -32,9 +32,7 @@ class SlotLedger {
         std::sort(sorted.begin(), sorted.end());
         return sorted;
     }
-    uint32_t free_count() const { return static_cast<uint32_t>(free_.size()); }
 
-    bool can_publish() const { return head_ - tail_ <= mask_; }
     // The ring index that the slot was published at.
     uint64_t publish(uint32_t slot) {
         published_[head_ & mask_] = slot;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cstdio>
 #include <cstring>
 
 namespace smbdirect::engine {
@@ -47,18 +48,36 @@ Answer read_answer(int netlink, uint64_t cookie) {
     return Answer::more;
 }
 
+// Where the kernel has no inet_diag: any listener of the port in /proc/net/tcp. Columns: "sl local:port remote:port st".
+Answer read_proc(const sockaddr_storage& address) {
+    FILE* file = std::fopen(address.ss_family == AF_INET6 ? "/proc/net/tcp6" : "/proc/net/tcp", "re");
+    if (!file) return Answer::unknown;
+    const unsigned wanted = ntohs(reinterpret_cast<const sockaddr_in&>(address).sin_port);
+    char line[512];
+    Answer answer = Answer::absent;
+    while (std::fgets(line, sizeof line, file)) {
+        unsigned port = 0, state = 0;
+        if (std::sscanf(line, " %*u: %*[0-9A-Fa-f]:%x %*[0-9A-Fa-f]:%*x %x", &port, &state) != 2) continue;
+        if (port == wanted && state == TCP_LISTEN) answer = Answer::found;
+    }
+    std::fclose(file);
+    return answer;
+}
+
 }  // namespace
 
 bool tcp_listener_exists(const sockaddr_storage& address, uint64_t cookie) {
-    int netlink = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
-    if (netlink < 0) return true;
-    timeval limit{1, 0};
-    setsockopt(netlink, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     Answer answer = Answer::unknown;
-    if (send_request(netlink, address.ss_family)) do {
-            answer = read_answer(netlink, cookie);
-        } while (answer == Answer::more);
-    close(netlink);
+    const int netlink = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+    if (netlink >= 0) {
+        timeval limit{1, 0};
+        setsockopt(netlink, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+        if (send_request(netlink, address.ss_family)) do {
+                answer = read_answer(netlink, cookie);
+            } while (answer == Answer::more);
+        close(netlink);
+    }
+    if (answer == Answer::unknown) answer = read_proc(address);
     return answer != Answer::absent;
 }
 
