@@ -18,7 +18,7 @@ enum class RequestType : uint16_t {
     listen_beside,    // fd: the program's TCP listener -> memfd of the knock table. Idempotent by socket cookie
     listen_only,      // -> AF_UNIX listener
     claim,            // a knock was accepted -> A, memfd
-    attach,           // fd: A (possession is authority) -> memfd
+    attach,           // fd: A (possession is authority) -> memfd; or the AF_UNIX listener -> what it is
     forget_listener,  // the program closed this listener in one process; the engine looks whether it is still there
     trace,            // -> memfd of a trace ring (trace_ring.hpp)
     counters,         // -> text in the reply
@@ -56,8 +56,9 @@ struct Reply {
     uint64_t connection_id = 0;
     uint64_t listener_id = 0;
     uint64_t engine_id = 0;
-    sockaddr_storage local{};    // listen_only: with the port that was chosen
-    uint16_t rdma_port = 0;      // listen_*: where the engine listens
+    sockaddr_storage local{};    // listen_only, attach of a listener: with the port that was chosen
+    uint16_t rdma_port = 0;      // listen_*, attach of a listener: where the engine listens
+    uint32_t face = 6;           // attach of a listener: what the program's socket is
 };
 
 inline constexpr uint32_t kMaxReplyText = 60 * 1024;
