@@ -112,25 +112,32 @@ bool start_engine(const ClientOptions& options, const Deadline& deadline) {
     return started;
 }
 
+// A full backlog on the system's name is an engine that has much to do, or somebody who squats there: who it
+// is cannot be asked. For so long it is waited for where we have no engine of our own yet.
+constexpr int kBusyPatienceMs = 250;
+
 Result<int> find_engine(const ClientOptions& options, const Deadline& deadline, bool* spawned) {
     const Candidates candidates(options);
+    const Deadline patience(kBusyPatienceMs);
     for (int pause_ms = 1;; pause_ms = pause_ms < 100 ? pause_ms * 2 : 100) {
         Found found = Found::nobody;
-        bool stranger = false;
-        for (int i = 0; i < candidates.count && found != Found::busy; ++i) {
+        bool stranger = false, busy = false;
+        for (int i = 0; i < candidates.count; ++i) {
             Socket socket;
             int error = 0;
             found = try_name(candidates.name[i], candidates.owner[i], socket, &error);
             if (found == Found::yes) return socket.release();
             if (found == Found::failed) return fail(Reason::engine_resources, error);
             stranger |= found == Found::stranger;
+            busy |= found == Found::busy;
         }
         // A stranger on the system's name must not keep us from an engine of our own; on the last name, ours,
         // it does.
         const Reason reason = stranger ? Reason::engine_untrusted : Reason::engine_unreachable;
         const auto give_up = fail(reason, stranger ? EACCES : ECONNREFUSED);
         if (found == Found::stranger) return give_up;
-        if (found != Found::busy && !*spawned) {
+        const bool worth_waiting = found == Found::busy || (busy && patience.left_ms() > 0);
+        if (!worth_waiting && !*spawned) {
             if (!options.engine_path || !start_engine(options, deadline)) return give_up;
             *spawned = true;
             continue;

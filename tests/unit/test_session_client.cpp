@@ -1,5 +1,6 @@
 // Asking an engine, and starting one invisibly. The engine is this very test program, started again with an
 // argument in its environment: SMBDIRECT_TEST_ROLE.
+#include <sched.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -172,6 +173,78 @@ TEST_CASE("an engine of another user is not trusted") {
     }
     CHECK(reason == Reason::engine_untrusted);
     ::kill(pid, SIGKILL);
+    ::waitpid(pid, nullptr, 0);
+}
+
+// In a network namespace of its own, since the names are the real ones. The exit status: the number of the
+// first line that does not hold.
+#define HOLDS(condition) \
+    if (!(condition)) _exit(__LINE__ % 256)
+
+TEST_CASE("somebody squats on the system's name with a full backlog") {
+    const std::string script = "/tmp/smbdirect-squat-test." + std::to_string(::getpid());
+    std::ofstream(script) << "#!/bin/sh\nexec " << own_path() << " 'role: engine' >/dev/null 2>&1\n";
+    ::chmod(script.c_str(), 0700);
+    pid_t pid = ::fork();
+    REQUIRE(pid >= 0);
+    if (pid == 0) {
+        if (::unshare(CLONE_NEWNET) != 0 && ::unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0) _exit(0);
+        const auto at_name = [](const Name& name, auto call) {
+            int fd = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+            HOLDS(call(fd, reinterpret_cast<const sockaddr*>(&name.address), name.length) == 0);
+            return fd;
+        };
+        const Name system = meeting_name_system(), own = meeting_name_user(::getuid());
+        HOLDS(::listen(at_name(system, ::bind), 0) == 0);
+        at_name(system, ::connect);  // and nobody accepts it
+        const auto milliseconds = [] {
+            return smbdirect::session::raw::clock_ns(CLOCK_MONOTONIC) / 1'000'000;
+        };
+        ClientOptions options;
+        options.uid = ::getuid();
+        options.wait_ms = 400;
+        // Nobody else there, and no engine to start.
+        auto before = milliseconds();
+        HOLDS(ask_engine(options, Request{}, -1, nullptr).error().reason == Reason::engine_unreachable);
+        HOLDS(milliseconds() - before < 1000);
+        // An engine can be started.
+        ::setenv(
+            "SMBDIRECT_SOCKET",
+            std::string(own.address.sun_path + 1, own.length - offsetof(sockaddr_un, sun_path) - 1).c_str(),
+            1);
+        options.engine_path = script.c_str();
+        options.wait_ms = 8000;
+        before = milliseconds();
+        HOLDS(ask_engine(options, Request{}, -1, nullptr).has_value());
+        HOLDS(milliseconds() - before < 3000);
+        // It runs.
+        before = milliseconds();
+        HOLDS(ask_engine(options, Request{}, -1, nullptr).has_value());
+        HOLDS(milliseconds() - before < 200);
+        _exit(0);
+    }
+    int status = -1;
+    REQUIRE(::waitpid(pid, &status, 0) == pid);
+    CHECK(status == 0);
+    ::unlink(script.c_str());
+}
+
+TEST_CASE("an engine whose backlog is full is waited for") {
+    const std::string name = unique_name();
+    int listener = listen_as(name);
+    REQUIRE(::listen(listener, 0) == 0);
+    const Name where = meeting_name_override(name.c_str());
+    int first = ::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    REQUIRE(::connect(first, reinterpret_cast<const sockaddr*>(&where.address), where.length) == 0);
+    ::close(first);
+    auto late = ask_engine(options_for(name, 200), Request{}, -1, nullptr);
+    REQUIRE_FALSE(late.has_value());
+    CHECK(late.error().reason == Reason::engine_unreachable);
+    Answer gone, good;
+    gone.hang_up = true;
+    pid_t pid = serve(listener, {gone, good});
+    CHECK(ask_engine(options_for(name), Request{}, -1, nullptr).has_value());
+    ::close(listener);
     ::waitpid(pid, nullptr, 0);
 }
 
