@@ -131,9 +131,8 @@ void trace_outcome(const Wish& wish, int fd, uint64_t id, const char* what, Reas
 // Waits for the outcome on a descriptor of ours. 0: the connection stands. EINPROGRESS: SO_SNDTIMEO has
 // passed.
 int wait_connected(Attachment& attachment, int fd, const Deadline& deadline) {
-    auto& memory = attachment.memory();
     for (;;) {
-        const ConnectionState state = memory.state.load();
+        const ConnectionState state = session::stream_state(attachment.view, fd);
         if (state == ConnectionState::established || state == ConnectionState::ended) return 0;
         if (state == ConnectionState::failed) {
             const int error = session::take_error(attachment.view, fd);
@@ -188,14 +187,14 @@ int put_in_place(Attempt& attempt, int fd, const Wish& wish) {
 bool stands_in_time(Attempt& attempt, const Wish& wish) {
     const uint32_t limit = wish.rule->timeout_ms ? wish.rule->timeout_ms : kPreferTimeoutMs;
     const Deadline deadline(limit * 1000LL);
-    auto& state = attempt.attachment->memory().state;
+    const auto state = [&] { return session::stream_state(attempt.attachment->view, attempt.a); };
     pollfd poll_fd{attempt.a, POLLOUT, 0};
-    while (state.load() == ConnectionState::connecting) {
+    while (state() == ConnectionState::connecting) {
         const int left = deadline.left_ms();
         if (left == 0) break;
         ::poll(&poll_fd, 1, left);
     }
-    return state.load() == ConnectionState::established;
+    return state() == ConnectionState::established;
 }
 
 int connect_anew(int fd, const Wish& wish, const sockaddr* address, socklen_t length,
@@ -263,7 +262,7 @@ int retry(Attachment& attachment, int fd, const sockaddr* address, socklen_t len
 int connect_again(Attachment& attachment, int fd, const sockaddr* address, socklen_t length) {
     auto& memory = attachment.memory();
     const bool told = attachment.told.load() || memory.accepted;
-    switch (memory.state.load()) {
+    switch (session::stream_state(attachment.view, fd)) {
         case ConnectionState::connecting:
             if (is_nonblocking(fd, 0)) return fail_with(EALREADY);
             break;

@@ -54,11 +54,11 @@ StreamResult look(Attachment& attachment, int fd, const IovCursor& cursor, int f
 ssize_t receive_nothing(Attachment& attachment, int fd, int flags) {
     const auto& memory = attachment.memory();
     for (;;) {
+        if (session::stream_state(attachment.view, fd) == ConnectionState::failed)
+            return after_failed_connect(attachment, fd, false, flags);
         if (session::stream_readable(attachment.view) || ended(memory) ||
             (memory.shutdown.load() & session::shutdown_read))
             return 0;
-        if (memory.state.load() == ConnectionState::failed)
-            return after_failed_connect(attachment, fd, false, flags);
         if (is_nonblocking(fd, flags)) return fail_with(EAGAIN);
         if (const int error = wait_readable(attachment, fd)) return fail_with(error);
     }
@@ -127,9 +127,9 @@ ssize_t receive(Attachment& attachment, int fd, const iovec* iov, size_t count, 
     // An explicit socket waits for all that was asked for.
     const bool all = (flags & MSG_WAITALL || attachment.explicit_face()) && !(flags & MSG_PEEK);
     for (;;) {
-        if (memory.state.load() == ConnectionState::failed)
-            return after_failed_connect(attachment, fd, false, flags);
-        const StreamResult result = memory.state.load() == ConnectionState::connecting
+        const ConnectionState state = session::stream_state(attachment.view, fd);
+        if (state == ConnectionState::failed) return after_failed_connect(attachment, fd, false, flags);
+        const StreamResult result = state == ConnectionState::connecting
                                         ? StreamResult{0, EAGAIN, false}
                                         : look(attachment, fd, cursor, flags);
         if (result.bytes) {
@@ -160,7 +160,7 @@ ssize_t transmit(Attachment& attachment, int fd, const iovec* iov, size_t count,
     IovCursor cursor(iov, count);
     const Deadline deadline(attachment.socket_options().send_timeout_us);
     for (;;) {
-        const ConnectionState state = memory.state.load();
+        const ConnectionState state = session::stream_state(attachment.view, fd);
         if (state == ConnectionState::failed) return after_failed_connect(attachment, fd, true, flags);
         if (memory.shutdown.load() & session::shutdown_write)
             return cursor.done() ? static_cast<ssize_t>(cursor.done()) : report(attachment, EPIPE, flags);

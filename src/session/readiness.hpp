@@ -123,6 +123,8 @@ StreamResult stream_send(const ConnectionView&, int a, const iovec* iov, int cou
 StreamResult stream_send_whole(const ConnectionView&, int a, const iovec* iov, int count);
 // Bytes that the peer's transport has not taken yet (SIOCOUTQ).
 uint64_t stream_unsent(const ConnectionView&);
+// How far the connection is. One that is still connecting though its engine is gone has failed: ECONNREFUSED.
+ConnectionState stream_state(const ConnectionView&, int a);
 // Wakes the engine to look at `shutdown` and `abort`.
 void ring_doorbell(const ConnectionView&, int a);
 // The pending error, once (SO_ERROR, or the next call); also clears the kernel's of A.

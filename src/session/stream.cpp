@@ -43,17 +43,22 @@ int pending_error(ConnectionMemory& m, int a) {
 }
 
 bool engine_is_lost(ConnectionMemory& m, int a) {
-    if (m.end.load(std::memory_order_acquire) != End::none) return false;
+    const auto ended = [&] { return m.end.load(std::memory_order_acquire) != End::none; };
+    auto state = m.state.load(std::memory_order_acquire);
+    if (ended() && state != ConnectionState::connecting) return false;
     if (!mirror_hung_up(a)) return false;
-    if (m.end.load(std::memory_order_acquire) != End::none) return false;  // it did say so before it went
-    bool connecting = m.state.load(std::memory_order_acquire) == ConnectionState::connecting;
-    if (m.state.load(std::memory_order_acquire) == ConnectionState::failed) return false;
+    // It may have said so before it went; `state` comes last, and without it nothing was said.
+    state = m.state.load(std::memory_order_acquire);
+    const bool connecting = state == ConnectionState::connecting;
+    if (state == ConnectionState::failed || (ended() && !connecting)) return false;
     int32_t none = 0;
     m.error.compare_exchange_strong(none, connecting ? ECONNREFUSED : ECONNRESET, std::memory_order_seq_cst);
     uint32_t no_reason = 0;
     m.reason.compare_exchange_strong(no_reason, static_cast<uint32_t>(Reason::engine_lost));
     End open = End::none;
     m.end.compare_exchange_strong(open, End::reset, std::memory_order_seq_cst);
+    if (connecting)
+        m.state.compare_exchange_strong(state, ConnectionState::failed, std::memory_order_seq_cst);
     return true;
 }
 
@@ -107,6 +112,14 @@ uint64_t stream_unsent(const ConnectionView& view) {
 }
 
 void ring_doorbell(const ConnectionView& view, int a) { ring_counted(*view.memory, a); }
+
+ConnectionState stream_state(const ConnectionView& view, int a) {
+    ConnectionMemory& m = *view.memory;
+    const auto state = m.state.load(std::memory_order_acquire);
+    if (state != ConnectionState::connecting) return state;
+    engine_is_lost(m, a);
+    return m.state.load(std::memory_order_acquire);
+}
 
 int take_error(const ConnectionView& view, int a) {
     ConnectionMemory& m = *view.memory;

@@ -178,3 +178,20 @@ TEST_CASE("recovery without an engine ends at once") {
     CHECK(bench.send("x") == -EPIPE);
     CHECK(raw::clock_ns(CLOCK_MONOTONIC) - start < 1'000'000'000u);
 }
+
+TEST_CASE("an engine goes while it connects") {
+    Bench bench({65536, 64, 65536}, true);
+    ConnectionMemory& m = *bench.view.memory;
+    CHECK(stream_state(bench.view, bench.pair.a) == ConnectionState::connecting);
+    CHECK(bench.receive(10) == "EAGAIN");
+    bool half_said = false;
+    SECTION("without a word") {}
+    SECTION("in the middle of its last words") { half_said = true, m.error = ETIMEDOUT, m.end = End::reset; }
+    bench.mirror.close_reset();
+    CHECK(m.state == ConnectionState::connecting);
+    CHECK(stream_state(bench.view, bench.pair.a) == ConnectionState::failed);
+    CHECK(stream_state(bench.view, bench.pair.a) == ConnectionState::failed);
+    CHECK(take_error(bench.view, bench.pair.a) == (half_said ? ETIMEDOUT : ECONNREFUSED));
+    CHECK(take_error(bench.view, bench.pair.a) == 0);
+    CHECK(m.end == End::reset);
+}
