@@ -52,7 +52,7 @@ begin() {
     export SMBDIRECT_TRACE=$dir/trace
     export SMBDIRECT_IDLE_EXIT=30
     # Where a sanitized engine (SMBDIRECT_ENGINE) leaves what it finds.
-    export ASAN_OPTIONS=log_path=$dir/sanitizer UBSAN_OPTIONS=log_path=$dir/sanitizer:print_stacktrace=1
+    export ASAN_OPTIONS=log_path=$dir/sanitizer:quarantine_size_mb=4 UBSAN_OPTIONS=log_path=$dir/sanitizer:print_stacktrace=1
     export TSAN_OPTIONS=log_path=$dir/sanitizer
     trap 'end $?' EXIT
     trap 'exit 130' INT
