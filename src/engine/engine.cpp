@@ -210,18 +210,20 @@ Result<void> Engine::answer_claim(const session::Request& request, const Peer& p
 
 Result<void> Engine::answer_attach(int passed_fd, const Peer& peer, Answer* answer) {
     sockaddr_un name{};
-    uint64_t engine_id = 0, connection_id = 0;
+    socklen_t length = sizeof name;
+    uint64_t engine_id = 0, connection_id = 0, listener_id = 0;
     char end = 0;
+    if (passed_fd < 0 || getsockname(passed_fd, reinterpret_cast<sockaddr*>(&name), &length) != 0)
+        return fail(Reason::engine_refused, EBADF);
+    if (session::parse_listener_name(name, length, nullptr, &listener_id)) return answer_attach_listener(listener_id, answer);
+    const socklen_t name_length = length;
     // Names can be bound by anybody in another network namespace; that this process made the pair, or connected to the
     // listener, only the kernel can say.
     ucred maker{};
-    socklen_t length = sizeof maker;
-    if (passed_fd < 0 || getsockopt(passed_fd, SOL_SOCKET, SO_PEERCRED, &maker, &length) != 0 || maker.pid != getpid())
+    length = sizeof maker;
+    if (getsockopt(passed_fd, SOL_SOCKET, SO_PEERCRED, &maker, &length) != 0 || maker.pid != getpid())
         return fail(Reason::engine_refused, EPERM);
-    length = sizeof name;
-    if ( getsockname(passed_fd, reinterpret_cast<sockaddr*>(&name), &length) != 0)
-        return fail(Reason::engine_refused, EBADF);
-    if (!session::parse_mirror_name(name, length, &engine_id, &connection_id, &end)) {
+    if (!session::parse_mirror_name(name, name_length, &engine_id, &connection_id, &end)) {
         // The accepted end of an AF_UNIX listener has no name of its own; its peer, which is ours, has one.
         length = sizeof name;
         if (getpeername(passed_fd, reinterpret_cast<sockaddr*>(&name), &length) != 0 ||
@@ -233,6 +235,17 @@ Result<void> Engine::answer_attach(int passed_fd, const Peer& peer, Answer* answ
     trace_.bind_connection(connection_id, peer.pid);
     answer->reply.connection_id = connection_id;
     answer->fd[0] = it->second->memfd();
+    return {};
+}
+
+// A listener that is SMBDIRECT only, in a process that did not make it: what it has to know of itself.
+Result<void> Engine::answer_attach_listener(uint64_t id, Answer* answer) {
+    const ListenerRecord* record = listeners_->record(id);
+    if (!record) return fail(Reason::listener_gone, ENOENT);
+    answer->reply.listener_id = id;
+    answer->reply.local = record->address;
+    answer->reply.rdma_port = record->rdma_port;
+    answer->reply.face = record->face;
     return {};
 }
 

@@ -61,6 +61,7 @@ class Engine final : public DriverEvents {
     Result<void> answer_listen(const session::Request&, int passed_fd, const Peer&, Answer*);
     Result<void> answer_claim(const session::Request&, const Peer&, Answer*);
     Result<void> answer_attach(int passed_fd, const Peer&, Answer*);
+    Result<void> answer_attach_listener(uint64_t id, Answer*);
     Result<void> answer_trace(const session::Request&, const Peer&, Answer*);
     void answer_counters(const session::Request&, Answer*);
     Driver* make_driver();

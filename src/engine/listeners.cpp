@@ -87,6 +87,11 @@ ProgramListener* ListenerTable::find(uint64_t id) {
     return it == listeners_.end() ? nullptr : it->second.get();
 }
 
+const ListenerRecord* ListenerTable::record(uint64_t id) {
+    ProgramListener* listener = find(id);
+    return listener ? &listener->record : nullptr;
+}
+
 Result<void> ListenerTable::open_fabrics(ProgramListener* listener, int inherited_fd) {
     fabric::ListenParameters parameters;
     parameters.address = listener->record.address;

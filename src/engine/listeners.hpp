@@ -101,6 +101,7 @@ class ListenerTable {
     Result<Claimed> claim(uint64_t listener_id, uint64_t ticket);
 
     size_t size() const { return listeners_.size(); }
+    const ListenerRecord* record(uint64_t id);  // null: unknown
 
   private:
     friend class Knock;

@@ -123,7 +123,7 @@ struct MirrorSteps {
                 drain_all_but_poison(s);
             }
         }
-        pay_debt(s, raw::queued(s.b));
+        if (s.debt > 0) pay_debt(s, raw::queued(s.b));
     }
 
     // Wrong on purpose: loses count of a stuffing that is announced and still in flight, or the other way

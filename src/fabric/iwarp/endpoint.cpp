@@ -173,7 +173,8 @@ void IwarpEndpoint::on_ready(uint32_t events) {
         return part({Reason::peer_closed, ECONNRESET}, Parting::reset);
     }
     if (events & ~EPOLLOUT) read();
-    if (phase_ != Phase::dead) write();
+    // A full socket is not tried again before it says that there is room.
+    if (phase_ != Phase::dead && (!blocked_ || (events & EPOLLOUT))) write();
 }
 
 void IwarpEndpoint::read() {
@@ -193,6 +194,7 @@ void IwarpEndpoint::read() {
 
 void IwarpEndpoint::write() {
     const auto turn = transmitter_.turn(*this);
+    blocked_ = turn == Transmitter::Turn::blocked || turn == Transmitter::Turn::more;
     retire_sends();
     switch (turn) {
         case Transmitter::Turn::idle:
@@ -223,7 +225,7 @@ void IwarpEndpoint::write() {
 }
 
 void IwarpEndpoint::flush() {
-    if (streaming_ && phase_ == Phase::established) write();
+    if (streaming_ && phase_ == Phase::established && !blocked_) write();
 }
 
 void IwarpEndpoint::on_message(const soft::PostedReceive& receive, uint32_t length,

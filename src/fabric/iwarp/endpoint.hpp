@@ -63,6 +63,7 @@ class IwarpEndpoint final : public soft::SoftEndpoint,
     std::array<std::byte, wire::mpa_max_frame> request_bytes_;
     wire::MpaFrame request_;
     bool passive_ = false, streaming_ = false;
+    bool blocked_ = false;  // the socket is full: EPOLLOUT is awaited
     Stream stream_;
     Receiver receiver_;
     Transmitter transmitter_;
