@@ -3,6 +3,7 @@
 #include <cerrno>
 
 #include "endpoint.hpp"
+#include "fail.hpp"
 #include "listen.hpp"
 #include "options.hpp"
 #include "process.hpp"
@@ -18,11 +19,6 @@ namespace {
 
 using session::KnockEntry;
 using session::KnockState;
-
-int fail_with(int error) {
-    errno = error;
-    return -1;
-}
 
 // The knock whose source this peer is, claimed; null for a TCP client. Memory only: no system call.
 KnockEntry* claim_entry(session::KnockTable* table, const sockaddr_storage& peer, socklen_t length) {

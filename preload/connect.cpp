@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdio>
 
+#include "fail.hpp"
 #include "options.hpp"
 #include "policy.hpp"
 #include "process.hpp"
@@ -21,11 +22,6 @@ namespace smbdirect::preload {
 namespace {
 
 using session::ConnectionState;
-
-int fail_with(int error) {
-    errno = error;
-    return -1;
-}
 
 // A new connection: A, and an attachment to its memory.
 struct Attempt {

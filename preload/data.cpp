@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "fail.hpp"
 #include "iov_cursor.hpp"
 #include "real.hpp"
 #include "session/readiness.hpp"
@@ -20,11 +21,6 @@ using session::ConnectionState;
 using session::StreamResult;
 
 constexpr size_t kHeader = 4;  // of a message, in the program's stream
-
-ssize_t fail_with(int error) {
-    errno = error;
-    return -1;
-}
 
 // As the kernel does: to the thread that made the call.
 ssize_t broken_pipe(int flags) {

@@ -5,6 +5,7 @@
 #include <cerrno>
 
 #include "endpoint.hpp"
+#include "fail.hpp"
 #include "options.hpp"
 #include "policy.hpp"
 #include "process.hpp"
@@ -15,11 +16,6 @@
 
 namespace smbdirect::preload {
 namespace {
-
-int fail_with(int error) {
-    errno = error;
-    return -1;
-}
 
 bool is_tcp_stream(int fd) {
     return socket_value(fd, SOL_SOCKET, SO_TYPE) == SOCK_STREAM &&

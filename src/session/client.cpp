@@ -2,10 +2,9 @@
 
 #include <unistd.h>
 
-#include <cstring>
-
 #include "session/names.hpp"
 #include "session/raw_calls.hpp"
+#include "session/rights.hpp"
 #include "session/spawn.hpp"
 
 namespace smbdirect::session {
@@ -149,19 +148,11 @@ Result<int> find_engine(const ClientOptions& options, const Deadline& deadline, 
 
 long send_request(int fd, const Request& request, int pass_fd, const Deadline& deadline) {
     iovec part{const_cast<Request*>(&request), sizeof request};
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
     msghdr message{};
     message.msg_iov = &part;
     message.msg_iovlen = 1;
-    if (pass_fd >= 0) {
-        message.msg_control = control;
-        message.msg_controllen = sizeof control;
-        cmsghdr* header = CMSG_FIRSTHDR(&message);
-        header->cmsg_level = SOL_SOCKET;
-        header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof(int));
-        std::memcpy(CMSG_DATA(header), &pass_fd, sizeof pass_fd);
-    }
+    Rights<1> rights;
+    if (pass_fd >= 0) rights.pass(message, &pass_fd, 1);
     for (;;) {
         long sent = raw::send_message(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (sent == -EINTR) continue;
@@ -170,20 +161,14 @@ long send_request(int fd, const Request& request, int pass_fd, const Deadline& d
     }
 }
 
-void take_fds(msghdr& message, ReplyFds* fds) {
+void take_fds(const msghdr& message, ReplyFds* fds) {
     int taken = 0;
-    for (cmsghdr* header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
-        if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-        size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < count; ++i) {
-            int fd;
-            std::memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof fd);
-            if (fds && taken < kMaxMessageFds)
-                fds->fd[taken++] = fd;
-            else
-                raw::close(fd);
-        }
-    }
+    for_each_passed_fd(message, [&](int fd) {
+        if (fds && taken < kMaxMessageFds)
+            fds->fd[taken++] = fd;
+        else
+            raw::close(fd);
+    });
 }
 
 void close_fds(ReplyFds* fds) {
@@ -197,13 +182,12 @@ void close_fds(ReplyFds* fds) {
 long receive_reply(int fd, Reply* reply, ReplyFds* fds, char* text, uint32_t text_size,
                    const Deadline& deadline) {
     iovec parts[2] = {{reply, sizeof *reply}, {text, text ? text_size : 0}};
-    alignas(cmsghdr) char control[CMSG_SPACE(kMaxMessageFds * sizeof(int))];
+    Rights<kMaxMessageFds> rights;
     for (;;) {
         msghdr message{};
         message.msg_iov = parts;
         message.msg_iovlen = text ? 2 : 1;
-        message.msg_control = control;
-        message.msg_controllen = sizeof control;
+        rights.expect(message);
         long got = raw::receive_message(fd, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
         if (got == -EINTR) continue;
         if (got == -EAGAIN) {
