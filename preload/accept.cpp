@@ -49,6 +49,7 @@ Attachment* take_in(int accepted, Attachment& listener, uint64_t ticket) {
         // What an accepted socket inherits from its listener stands on the knock's end.
         capture_options(accepted, &made->memory().options);
         apply_to_mirror(made->memory().options, fds.fd[0]);
+        fd_table.set(accepted, tcp);  // in no epoll set: nobody else has seen this number yet
         if (put_under(accepted, fds.fd[0]))
             fds.fd[0] = -1;
         else
@@ -107,6 +108,7 @@ int accept_beside(Attachment& listener, int fd, sockaddr* address, socklen_t* le
         }
         if (Attachment* made = take_in(accepted, listener, entry->ticket))
             return give(accepted, made, address, length);
+        fd_table.set(accepted, unknown);
         raw(SYS_close, accepted);
         if (is_nonblocking(fd, 0)) return fail_with(EAGAIN);
     }
