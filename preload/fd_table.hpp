@@ -34,6 +34,10 @@ class FdTable {
         return chunk ? chunk[index % kChunkEntries].load(std::memory_order_acquire) : unknown;
     }
     static bool is_attachment(uintptr_t word) { return word > last_plain; }
+    // What another look at the number would not find out again: not to be wiped by a child in borrowed memory.
+    static bool is_lasting(uintptr_t word) {
+        return is_attachment(word) || word == epoll || word == tcp_settled;
+    }
 
     // The attachment of this number with one more reference, or null.
     Attachment* acquire(int fd) const;

@@ -62,8 +62,8 @@ HOOK(int, socket, int domain, int type, int protocol) {
 void copy_entry(int from, int to) {
     Held ours(fd_table.acquire(from));
     if (!ours && fd_table.peek(to) == unknown) return;
-    const bool touches_ours = ours || FdTable::is_attachment(fd_table.peek(to));
-    if (touches_ours && in_borrowed_memory()) return;
+    const bool matters = ours || FdTable::is_lasting(fd_table.peek(to));
+    if (matters && in_borrowed_memory()) return;
     if (ours)
         fd_table.put(to, ours.release());
     else

@@ -12,14 +12,15 @@ namespace smbdirect::preload {
 
 Held forget(int fd) {
     const uintptr_t word = fd_table.peek(fd);
-    if (!FdTable::is_attachment(word)) {
-        fd_table.set(fd, unknown);
-        return Held();
-    }
     const int saved = errno;
-    if (in_borrowed_memory()) {
+    if (FdTable::is_lasting(word) && in_borrowed_memory()) {
         errno = saved;
         return Held();  // the parent's number stays open
+    }
+    if (!FdTable::is_attachment(word)) {
+        fd_table.set(fd, unknown);
+        errno = saved;
+        return Held();
     }
     const uintptr_t taken = fd_table.take(fd);
     if (!FdTable::is_attachment(taken)) return Held();

@@ -685,6 +685,14 @@ def borrowed_memory():
     c.sendall(message(3))
     say(received(s, 7))
     say(subprocess.run(['/bin/cat'], stdin=subprocess.DEVNULL).returncode, poll_mask(s))
+    # What is registered before connect() is still known after such a child has closed everything.
+    l, late, e = listener(), socket.socket(), select.epoll()
+    e.register(late, select.EPOLLIN)
+    say(subprocess.run(['/bin/true'], close_fds=True).returncode)
+    late.connect(('127.0.0.1', port))
+    other = l.accept()[0]
+    other.sendall(message(1))
+    say([events for _, events in e.poll(5)], received(late, 5))
 
 
 @scenario
