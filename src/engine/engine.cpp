@@ -215,8 +215,12 @@ Result<void> Engine::answer_attach(int passed_fd, const Peer& peer, Answer* answ
     char end = 0;
     if (passed_fd < 0 || getsockname(passed_fd, reinterpret_cast<sockaddr*>(&name), &length) != 0)
         return fail(Reason::engine_refused, EBADF);
-    if (session::parse_listener_name(name, length, nullptr, &listener_id)) return answer_attach_listener(listener_id, answer);
     const socklen_t name_length = length;
+    int listening = 0;  // what a listener accepted carries its name as well
+    length = sizeof listening;
+    getsockopt(passed_fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length);
+    if (listening && session::parse_listener_name(name, name_length, nullptr, &listener_id))
+        return answer_attach_listener(listener_id, answer);
     // Names can be bound by anybody in another network namespace; that this process made the pair, or connected to the
     // listener, only the kernel can say.
     ucred maker{};
