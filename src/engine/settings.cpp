@@ -24,7 +24,8 @@ Settings settings_from_environment() {
     settings.stranger.max_send_size = 8136;  // the most that Windows takes as PreferredSendSize [MS-SMBD] <6>
     settings.stranger.max_receive_size = 8192;
     settings.own_kind = settings.stranger;
-    settings.own_kind.max_send_size = settings.own_kind.max_receive_size = 16 * 1024 + 24;
+    // With its headers still one FPDU (RFC 5044: ULPDUs of at most 64768 bytes), which is what the wire carries best.
+    settings.own_kind.max_send_size = settings.own_kind.max_receive_size = 64'724;
 
     read_number("SMBDIRECT_IDLE_EXIT", &settings.idle_exit_seconds, 0, 86'400);                    // seconds
     read_number("SMBDIRECT_CONNECT_TIMEOUT", &settings.connect_timeout_ms, 1, 600'000);            // milliseconds
