@@ -29,8 +29,8 @@ struct Attachment {
     session::KnockTable* knocks;   // beside
     uint64_t listener_id;          // beside, only_listener
     int owner;                     // process that registered the listener
-    std::atomic<int64_t>
-        checked_at;          // beside: when the engine was last known to know it (CLOCK_MONOTONIC, seconds)
+    std::atomic<int64_t> check_at;  // beside: when to ask whether the engine knows it (CLOCK_MONOTONIC, ms)
+    std::atomic<uint32_t> failed_checks;  // beside: in a row
     sockaddr_storage local;  // only_listener: as the program shall see it
     session::SocketOptions options;  // of what has no connection memory
     std::atomic<bool>

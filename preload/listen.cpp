@@ -2,6 +2,7 @@
 
 #include <time.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "endpoint.hpp"
@@ -30,10 +31,12 @@ bool local_endpoint(int fd, Endpoint* endpoint, int* family) {
     return endpoint_of(reinterpret_cast<sockaddr*>(&address), length, endpoint);
 }
 
-int64_t now_seconds() {
+constexpr int64_t kCheckMs = 5000;
+
+int64_t now_ms() {
     timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec;
+    return now.tv_sec * 1000 + now.tv_nsec / 1'000'000;
 }
 
 void close_all(const session::ReplyFds& fds) {
@@ -48,7 +51,7 @@ void trace_failure(int fd, const char* what, const Error& error) {
 }
 
 // Whatever goes wrong here stays here: the TCP listener works on.
-void register_beside(int fd, const Rule& rule) {
+bool register_beside(int fd, const Rule& rule, Patience patience = {}) {
     session::Request request;
     request.type = session::RequestType::listen_beside;
     request.fabric = rule.fabric;
@@ -56,7 +59,8 @@ void register_beside(int fd, const Rule& rule) {
     const int v6_only = socket_value(fd, IPPROTO_IPV6, IPV6_V6ONLY);
     request.v6_only = v6_only != 0;
     session::ReplyFds fds;
-    auto reply = ask(request, fd, &fds);
+    auto reply = ask(request, fd, &fds, patience);
+    bool registered = false;
     session::KnockTable* knocks = nullptr;
     if (!reply) {
         trace_failure(fd, "the listener stays on TCP alone", reply.error());
@@ -66,14 +70,15 @@ void register_beside(int fd, const Rule& rule) {
         made->knocks = knocks;
         made->listener_id = reply->listener_id;
         made->owner = process_id();
-        made->checked_at = now_seconds();
-        fd_table.put(fd, made);
+        made->check_at = now_ms() + kCheckMs;
+        registered = fd_table.put(fd, made);
         if (tracing())
             trace(0, 0, fd, "SMBDIRECT is also accepted, RDMA port %u, by rule of line %u", reply->rdma_port,
                   rule.line);
     }
     close_all(fds);
     if (!FdTable::is_attachment(fd_table.peek(fd))) fd_table.set(fd, tcp_settled);
+    return registered;
 }
 
 // An RDMA port on iWARP is a TCP port: where it is the very one that the program's socket is bound to, the
@@ -201,17 +206,26 @@ Held examine_listener(int fd) {
     return Held(fd_table.acquire(fd));
 }
 
+// The program is in accept(), perhaps on a non-blocking listener, and has its TCP connection already: so this
+// does not wait long, and ever more rarely. An engine that died is soon back by its monitor; only where that
+// one is gone as well is another one started. What is not ready in time is found by a later call.
 void look_after_listener(Attachment& listener, int fd) {
-    constexpr int64_t kSeconds = 5;
-    const int64_t now = now_seconds();
-    int64_t before = listener.checked_at.load(std::memory_order_relaxed);
-    if (now - before < kSeconds || !listener.checked_at.compare_exchange_strong(before, now)) return;
+    const int64_t now = now_ms();
+    int64_t due = listener.check_at.load(std::memory_order_relaxed);
+    if (now < due || !listener.check_at.compare_exchange_strong(due, now + kCheckMs)) return;
     const int saved = errno;
+    const uint32_t failures = listener.failed_checks.load(std::memory_order_relaxed);
+    const Patience patience = failures == 0 ? Patience{100, false} : Patience{300, true};
     Endpoint local;
     int family = 0;
     const Rule* rule = local_endpoint(fd, &local, &family) ? rule_for_listen(local) : nullptr;
-    if (rule)
-        register_beside(fd, *rule);  // known by its cookie: the same table comes back if it is still there
+    // Known by its cookie: the same table comes back if it is still there.
+    if (rule && !register_beside(fd, *rule, patience)) {
+        constexpr int64_t kFirstPauseMs = 1000, kLongestPauseMs = 60'000;
+        const int64_t pause = kFirstPauseMs << std::min(failures, 6u);
+        listener.failed_checks.store(failures + 1, std::memory_order_relaxed);
+        listener.check_at.store(now_ms() + std::min(pause, kLongestPauseMs), std::memory_order_relaxed);
+    }
     errno = saved;
 }
 

@@ -161,11 +161,13 @@ int process_id() {
 
 bool in_borrowed_memory() { return process_id() != static_cast<int>(raw(SYS_getpid)); }
 
-Result<session::Reply> ask(session::Request& request, int pass_fd, session::ReplyFds* fds) {
+Result<session::Reply> ask(session::Request& request, int pass_fd, session::ReplyFds* fds,
+                           Patience patience) {
     const Settings& s = settings();
     session::ClientOptions options;
     options.socket_name = s.socket_name[0] ? s.socket_name : nullptr;
-    options.engine_path = s.engine[0] ? s.engine : nullptr;
+    options.engine_path = s.engine[0] && patience.may_start ? s.engine : nullptr;
+    options.wait_ms = patience.wait_ms;
     options.uid = s.uid;
     request.pid = static_cast<int32_t>(raw(SYS_getpid));
     static_assert(sizeof request.program == sizeof s.program);

@@ -52,6 +52,10 @@ int process_id();
 // own: such a child must not write the parent's tables. One system call.
 bool in_borrowed_memory();
 
-Result<session::Reply> ask(session::Request&, int pass_fd, session::ReplyFds*);
+struct Patience {
+    int wait_ms = 5000;
+    bool may_start = true;  // an engine, where none answers
+};
+Result<session::Reply> ask(session::Request&, int pass_fd, session::ReplyFds*, Patience = {});
 
 }  // namespace smbdirect::preload

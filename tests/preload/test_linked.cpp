@@ -5,9 +5,15 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <fstream>
 #include <random>
 #include <string>
 #include <thread>
@@ -267,4 +273,117 @@ TEST_CASE("linked: explicit sockets speak as the kernel series does") {
     CHECK(errno == ENOTCONN);
     CHECK(smbdirect_send(pair.client, out.data(), out.size(), 0) == -1);
     CHECK(errno == ENOTCONN);
+}
+
+namespace {
+
+// The engine made the pair, so the kernel names it as A's peer.
+pid_t engine_of(int connection) {
+    ucred engine{};
+    socklen_t length = sizeof engine;
+    REQUIRE(getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &engine, &length) == 0);
+    return engine.pid;
+}
+
+pid_t parent_of(pid_t pid) {
+    std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
+    std::string number, name, state;
+    pid_t parent = 0;
+    stat >> number >> name >> state >> parent;
+    return parent;
+}
+
+int64_t now_ms() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000 + now.tv_nsec / 1'000'000;
+}
+
+// A TCP client's arrival on a non-blocking listener: how long accept() took.
+int64_t tcp_arrival(int listener, uint16_t port) {
+    const int client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const auto address = loopback(port);
+    REQUIRE(connect(client, plain(address), sizeof address) == 0);
+    pollfd arrived{listener, POLLIN, 0};
+    REQUIRE(poll(&arrived, 1, 5000) == 1);
+    const int64_t before = now_ms();
+    const int server = smbdirect_accept(listener, nullptr, nullptr);
+    const int64_t took = now_ms() - before;
+    CHECK(server >= 0);
+    smbdirect_close(server);
+    close(client);
+    return took;
+}
+
+}  // namespace
+
+TEST_CASE("linked: the engine is killed while a connect is under way") {
+    // Listens where the RDMA port would be, and never answers.
+    const int mute = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const auto rdma = loopback(static_cast<uint16_t>(tcp_port + 5000)), address = loopback(tcp_port);
+    const int on = 1;
+    setsockopt(mute, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    REQUIRE(bind(mute, plain(rdma), sizeof rdma) == 0);
+    REQUIRE(listen(mute, 5) == 0);
+    const int first = smbdirect_socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    const int second = smbdirect_socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    const int third = smbdirect_socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    char byte = 0;
+    for (int fd : {first, second}) {
+        CHECK(smbdirect_connect(fd, plain(address), sizeof address) == -1);
+        CHECK(errno == EINPROGRESS);
+        CHECK(smbdirect_connect(fd, plain(address), sizeof address) == -1);
+        CHECK(errno == EALREADY);
+        CHECK(smbdirect_recv(fd, &byte, 1, 0) == -1);
+        CHECK(errno == EAGAIN);
+    }
+    int blocking_error = 0;
+    std::thread blocking([&] {
+        if (smbdirect_connect(third, plain(address), sizeof address) != 0) blocking_error = errno;
+    });
+    usleep(200'000);
+    kill(engine_of(first), SIGKILL);
+    blocking.join();
+    CHECK(blocking_error == ECONNREFUSED);
+    for (int fd : {first, second}) {
+        pollfd hung_up{fd, POLLIN, 0};
+        REQUIRE(poll(&hung_up, 1, 5000) == 1);
+    }
+    CHECK(smbdirect_recv(first, &byte, 1, 0) == -1);
+    CHECK(errno == ECONNREFUSED);
+    CHECK(smbdirect_send(first, &byte, 1, MSG_NOSIGNAL) == -1);
+    CHECK(errno == EPIPE);
+    CHECK(smbdirect_connect(second, plain(address), sizeof address) == -1);
+    CHECK(errno == ECONNREFUSED);
+    for (int fd : {first, second, third}) smbdirect_close(fd);
+    close(mute);
+}
+
+TEST_CASE("linked: a listener comes back after monitor and engine died, and accept() hardly waits") {
+    const int listener = make_listener(tcp_port);
+    Pair pair;
+    pair.client = connect_to(tcp_port);
+    REQUIRE(pair.client >= 0);
+    pair.server = smbdirect_accept(listener, nullptr, nullptr);
+    REQUIRE(pair.server >= 0);
+    const int on = 1;
+    REQUIRE(ioctl(listener, FIONBIO, &on) == 0);
+    const pid_t engine = engine_of(pair.client), monitor = parent_of(engine);
+    REQUIRE(monitor > 1);
+    for (pid_t pid : {monitor, engine}) kill(pid, SIGSTOP);
+    usleep(5'100'000);
+    CHECK(tcp_arrival(listener, tcp_port) < 500);  // asks
+    CHECK(tcp_arrival(listener, tcp_port) < 50);
+    for (pid_t pid : {monitor, engine}) kill(pid, SIGKILL);
+    int64_t longest = 0;
+    bool back = false;
+    for (const int64_t end = now_ms() + 15'000; !back && now_ms() < end; usleep(300'000)) {
+        longest = std::max(longest, tcp_arrival(listener, tcp_port));
+        smbdirect_close(pair.client);
+        pair.client = connect_to(tcp_port);
+        back = pair.client >= 0;
+    }
+    CHECK(back);
+    CHECK(longest < 600);
+    smbdirect_close(listener);
 }
