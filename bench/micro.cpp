@@ -1,5 +1,6 @@
-// Micro-benchmarks: the connection core alone, and one stream through library moves and engine (both fabrics), beside
-// plain memcpy and TCP over loopback in the same run. Prints medians and ratios; the machine is noisy, ratios matter.
+// Micro-benchmarks: the connection core alone, and one stream through library moves and engine (both
+// fabrics), beside plain memcpy and TCP over loopback in the same run. Prints medians and ratios; the machine
+// is noisy, ratios matter.
 //
 //   build/bench/micro [rounds]        rounds of each measurement (default 7)
 #include <algorithm>
@@ -70,7 +71,8 @@ struct CorePair {
             std::byte header[24] = {};
             std::memcpy(header, message->header.data(), message->header.size());
             if (!to.on_data_transfer({header, message->header.size()},
-                                     static_cast<uint32_t>(message->header.size() + message->payload_length), std::nullopt, 0))
+                                     static_cast<uint32_t>(message->header.size() + message->payload_length),
+                                     std::nullopt, 0))
                 abort();
             post(to);
             ++*fragments;
@@ -211,18 +213,23 @@ int main(int argc, char** argv) {
     for (size_t size : {size_t{4096}, size_t{65536}, size_t{1} << 20, size_t{8} << 20}) {
         const double copy = median(rounds, [&] { return memcpy_rate(size); });
         const double tcp = median(rounds, [&] { return tcp_rate(size); });
-        const double wire = median(rounds, [&] { return stream_rate(engine, listening, FabricChoice::iwarp, size); });
-        const double memory = median(rounds, [&] { return stream_rate(engine, listening, FabricChoice::memory, size); });
-        std::printf("stream, messages of %7zu: memcpy twice %5.1f GB/s; TCP loopback %4.1f GB/s; iwarp %.2f of TCP; "
-                    "memory %.2f of TCP, %.2f of memcpy\n",
-                    size, copy / 1e9, tcp / 1e9, wire / tcp, memory / tcp, memory / copy);
+        const double wire =
+            median(rounds, [&] { return stream_rate(engine, listening, FabricChoice::iwarp, size); });
+        const double memory =
+            median(rounds, [&] { return stream_rate(engine, listening, FabricChoice::memory, size); });
+        std::printf(
+            "stream, messages of %7zu: memcpy twice %5.1f GB/s; TCP loopback %4.1f GB/s; iwarp %.2f of TCP; "
+            "memory %.2f of TCP, %.2f of memcpy\n",
+            size, copy / 1e9, tcp / 1e9, wire / tcp, memory / tcp, memory / copy);
     }
     for (size_t size : {size_t{64}, size_t{4096}}) {
         const double tcp = median(rounds, [&] { return tcp_round_trip(size); });
-        const double wire = median(rounds, [&] { return stream_round_trip(engine, listening, FabricChoice::iwarp, size); });
-        const double memory = median(rounds, [&] { return stream_round_trip(engine, listening, FabricChoice::memory, size); });
-        std::printf("round trip of %4zu: TCP loopback %.0f us; iwarp %.2f times TCP's time; memory %.2f\n", size, tcp, wire / tcp,
-                    memory / tcp);
+        const double wire =
+            median(rounds, [&] { return stream_round_trip(engine, listening, FabricChoice::iwarp, size); });
+        const double memory =
+            median(rounds, [&] { return stream_round_trip(engine, listening, FabricChoice::memory, size); });
+        std::printf("round trip of %4zu: TCP loopback %.0f us; iwarp %.2f times TCP's time; memory %.2f\n",
+                    size, tcp, wire / tcp, memory / tcp);
     }
     return 0;
 }

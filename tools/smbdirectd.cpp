@@ -49,13 +49,15 @@ int ask(session::RequestType type, bool json) {
     request.text_format = json ? 1 : 0;
     session::ReplyFds fds;
     std::vector<char> text(session::kMaxReplyText);
-    auto reply = session::ask_engine(options, request, -1, &fds, text.data(), static_cast<uint32_t>(text.size()));
+    auto reply =
+        session::ask_engine(options, request, -1, &fds, text.data(), static_cast<uint32_t>(text.size()));
     if (!reply) {
         std::fprintf(stderr, "smbdirectd: %s\n", reason_sentence(reply.error().reason));
         return reply.error().reason == Reason::engine_unreachable ? 3 : 1;
     }
     if (reply->error) {
-        std::fprintf(stderr, "smbdirectd: %s: %s\n", std::strerror(reply->error), reason_sentence(static_cast<Reason>(reply->reason)));
+        std::fprintf(stderr, "smbdirectd: %s: %s\n", std::strerror(reply->error),
+                     reason_sentence(static_cast<Reason>(reply->reason)));
         return 1;
     }
     std::fwrite(text.data(), 1, reply->text_length, stdout);
@@ -85,13 +87,20 @@ int main(int argc, char** argv) {
     enum class Action { serve, counters, stop, reasons } action = Action::serve;
     for (int i = 1; i < argc; ++i) {
         const std::string_view word = argv[i];
-        if (word == "--foreground") options.foreground = true;
-        else if (word == "--system") options.system = true;
-        else if (word == "--counters") action = Action::counters;
-        else if (word == "--json") json = true;
-        else if (word == "--stop") action = Action::stop;
-        else if (word == "--reasons") action = Action::reasons;
-        else if (word.starts_with("--ready-fd=")) options.ready_fd = std::atoi(argv[i] + std::strlen("--ready-fd="));
+        if (word == "--foreground")
+            options.foreground = true;
+        else if (word == "--system")
+            options.system = true;
+        else if (word == "--counters")
+            action = Action::counters;
+        else if (word == "--json")
+            json = true;
+        else if (word == "--stop")
+            action = Action::stop;
+        else if (word == "--reasons")
+            action = Action::reasons;
+        else if (word.starts_with("--ready-fd="))
+            options.ready_fd = std::atoi(argv[i] + std::strlen("--ready-fd="));
         else {
             const bool asked = word == "--help" || word == "-h";
             std::fputs(kUsage, asked ? stdout : stderr);
@@ -99,10 +108,14 @@ int main(int argc, char** argv) {
         }
     }
     switch (action) {
-        case Action::counters: return ask(session::RequestType::counters, json);
-        case Action::stop: return ask(session::RequestType::stop, false);
-        case Action::reasons: return print_reasons();
-        case Action::serve: break;
+        case Action::counters:
+            return ask(session::RequestType::counters, json);
+        case Action::stop:
+            return ask(session::RequestType::stop, false);
+        case Action::reasons:
+            return print_reasons();
+        case Action::serve:
+            break;
     }
     g_arguments_start = argv[0];
     g_arguments_size = static_cast<size_t>(argv[argc - 1] + std::strlen(argv[argc - 1]) - argv[0]);

@@ -1,5 +1,5 @@
-// The one table of numbered reasons: why a connection stayed on TCP, failed or ended. Shown in traces and by the
-// tools, and printed into the documentation. Numbers are stable for ever: append, never renumber.
+// The one table of numbered reasons: why a connection stayed on TCP, failed or ended. Shown in traces and by
+// the tools, and printed into the documentation. Numbers are stable for ever: append, never renumber.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,8 @@ enum class Reason : uint16_t {
 constexpr const char* reason_name(Reason reason) {
     switch (reason) {
 #define SMBDIRECT_REASON(number, name, sentence) \
-    case Reason::name: return #name;
+    case Reason::name:                           \
+        return #name;
 #include "base/reasons.def"
 #undef SMBDIRECT_REASON
     }
@@ -26,7 +27,8 @@ constexpr const char* reason_name(Reason reason) {
 constexpr const char* reason_sentence(Reason reason) {
     switch (reason) {
 #define SMBDIRECT_REASON(number, name, sentence) \
-    case Reason::name: return sentence;
+    case Reason::name:                           \
+        return sentence;
 #include "base/reasons.def"
 #undef SMBDIRECT_REASON
     }

@@ -1,5 +1,5 @@
-// Errors as values. An Error carries what a socket call would answer (errno) and a numbered reason that a person
-// can act on (base/reasons.hpp). No strings, no allocation, no exceptions.
+// Errors as values. An Error carries what a socket call would answer (errno) and a numbered reason that a
+// person can act on (base/reasons.hpp). No strings, no allocation, no exceptions.
 #pragma once
 
 #include <cerrno>
@@ -19,7 +19,9 @@ struct Error {
 template <class T>
 using Result = std::expected<T, Error>;
 
-inline std::unexpected<Error> fail(Reason reason, int errnum) { return std::unexpected(Error{reason, errnum}); }
+inline std::unexpected<Error> fail(Reason reason, int errnum) {
+    return std::unexpected(Error{reason, errnum});
+}
 // The errno of the call that just failed.
 inline std::unexpected<Error> fail(Reason reason) { return std::unexpected(Error{reason, errno}); }
 

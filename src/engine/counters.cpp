@@ -41,7 +41,8 @@ constexpr std::array kRows = {
 
 std::string counters_as_lines(const Counters& counters) {
     std::string text;
-    for (const auto& [name, member] : kRows) text += std::string(name) + ' ' + std::to_string(counters.*member) + '\n';
+    for (const auto& [name, member] : kRows)
+        text += std::string(name) + ' ' + std::to_string(counters.*member) + '\n';
     return text;
 }
 

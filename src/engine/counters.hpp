@@ -7,14 +7,14 @@
 namespace smbdirect::engine {
 
 struct Counters {
-    uint64_t connections_total = 0;    // that reached the established state
-    uint64_t connections_open = 0;     // now
-    uint64_t connections_failed = 0;   // never established
-    uint64_t connections_reset = 0;    // established, then ended by an error of either side
-    uint64_t connections_memory = 0;   // of connections_total: on the memory fabric
-    uint64_t bytes_sent = 0;           // payload of Data Transfer messages
+    uint64_t connections_total = 0;   // that reached the established state
+    uint64_t connections_open = 0;    // now
+    uint64_t connections_failed = 0;  // never established
+    uint64_t connections_reset = 0;   // established, then ended by an error of either side
+    uint64_t connections_memory = 0;  // of connections_total: on the memory fabric
+    uint64_t bytes_sent = 0;          // payload of Data Transfer messages
     uint64_t bytes_received = 0;
-    uint64_t messages_sent = 0;        // Data Transfer messages
+    uint64_t messages_sent = 0;  // Data Transfer messages
     uint64_t messages_received = 0;
     uint64_t upper_messages_sent = 0;  // SMB messages
     uint64_t upper_messages_received = 0;
@@ -23,11 +23,12 @@ struct Counters {
     uint64_t program_violations = 0;   // by programs: stream framing, shared memory
     uint64_t knocks = 0;
     uint64_t knocks_claimed = 0;
-    uint64_t requests = 0;             // of the session protocol
+    uint64_t requests = 0;  // of the session protocol
     uint64_t requests_refused = 0;
     uint64_t trace_dropped = 0;
     // Gauges, filled when asked.
-    uint64_t listeners = 0, fds = 0, memory_kib = 0, uptime_seconds = 0, pid = 0, monitor_pid = 0, engine_restarts = 0;
+    uint64_t listeners = 0, fds = 0, memory_kib = 0, uptime_seconds = 0, pid = 0, monitor_pid = 0,
+             engine_restarts = 0;
 };
 
 std::string counters_as_lines(const Counters&);

@@ -52,7 +52,8 @@ Result<void> Driver::create_memory(bool accepted, uint32_t face) {
 
 Result<void> Driver::register_private_buffers() {
     const auto& settings = *context_.settings;
-    max_slots_ = std::min<uint32_t>(settings.geometry.receive_ring_entries, 2u * settings.stranger.receive_credit_max);
+    max_slots_ =
+        std::min<uint32_t>(settings.geometry.receive_ring_entries, 2u * settings.stranger.receive_credit_max);
     receive_headers_ = kNegotiateBuffer;
     send_headers_ = receive_headers_ + max_slots_ * kHeaderStride;
     private_.resize(send_headers_ + settings.send_queue * kHeaderStride);
@@ -75,7 +76,8 @@ Result<void> Driver::start_connect(fabric::Fabric* fabric, const fabric::Connect
                                    const sockaddr_storage& peer_shown, uint32_t face, int* a) {
     if (auto made = create_memory(false, face); !made) return made;
     session::MirrorPair pair;
-    if (!session::make_mirror_pair(view_.memory, true, &pair)) return smbdirect::fail(Reason::engine_resources);
+    if (!session::make_mirror_pair(view_.memory, true, &pair))
+        return smbdirect::fail(Reason::engine_resources);
     *a = pair.a;
     attach_mirror(pair.b);
     fabric::ConnectParameters wanted = parameters;
@@ -102,7 +104,8 @@ Result<void> Driver::start_accept(std::unique_ptr<fabric::Endpoint> endpoint, co
     fabric::AcceptParameters parameters;
     parameters.send_queue = context_.settings->send_queue;
     parameters.receive_queue = context_.settings->stranger.receive_credit_max + 1;
-    // A peer that sent the 8 bytes alone gets an answer in kind; one that sent none expects none [MS-SMBD] 6.2.
+    // A peer that sent the 8 bytes alone gets an answer in kind; one that sent none expects none
+    // [MS-SMBD] 6.2.
     if (peer.length >= kIrdOrdLength) {
         parameters.private_data = make_private_data(parameters.ird, parameters.ord);
         if (!own_kind_) parameters.private_data.length = kIrdOrdLength;
@@ -114,7 +117,8 @@ Result<void> Driver::start_accept(std::unique_ptr<fabric::Endpoint> endpoint, co
 
 Result<void> Driver::make_pair(int* a) {
     session::MirrorPair pair;
-    if (!session::make_mirror_pair(view_.memory, false, &pair)) return smbdirect::fail(Reason::engine_resources);
+    if (!session::make_mirror_pair(view_.memory, false, &pair))
+        return smbdirect::fail(Reason::engine_resources);
     *a = pair.a;
     attach_mirror(pair.b);
     return {};
@@ -129,8 +133,10 @@ void Driver::attach_mirror(int b) {
     // The connection ended before the program accepted it. It has time to read now.
     if (close_timer_) context_.loop->cancel_timer(std::exchange(close_timer_, 0));
     mirror_.announce(slots_.head(), bytes_published_);
-    if (view_.memory->end.load() == End::orderly) mirror_.end_of_stream();
-    else drop_mirror();
+    if (view_.memory->end.load() == End::orderly)
+        mirror_.end_of_stream();
+    else
+        drop_mirror();
 }
 
 void Driver::proceed() {
@@ -196,6 +202,7 @@ void Driver::arm_timer() {
 void Driver::turn() {
     if (finished_ || in_turn_) return;
     in_turn_ = true;
+    const uint64_t moved = transmit_head_ + bytes_published_;
     // A hostile program can always have something new: after some rounds the others get their turn first.
     int rounds_left = 16;
     do {
@@ -213,8 +220,19 @@ void Driver::turn() {
         if (!work()) break;
     } while (mirror_.b() >= 0 && mirror_.end_turn());
     in_turn_ = false;
+    spin_after_small_messages(moved);
     if (program_gone_ || write_shut_ || peer_gone_) finish_when_drained();
     arm_timer();
+}
+
+// A request or a response went through, no bulk: the next one is likely to be near. With as many connections
+// busy as there are cores, looking on would only take time from those who make it.
+void Driver::spin_after_small_messages(uint64_t moved_before) {
+    constexpr uint64_t kSmall = 16 * 1024;
+    const uint64_t moved = transmit_head_ + bytes_published_ - moved_before;
+    if (moved == 0 || moved > kSmall || context_.settings->spin_us == 0) return;
+    if (context_.counters->connections_open <= kMostForSpinning)
+        context_.loop->spin(int64_t{context_.settings->spin_us} * 1000);
 }
 
 // False: the connection failed on the way, nothing more is to be done in this turn.
@@ -229,7 +247,8 @@ bool Driver::work() {
     if (peer_gone_) return answer_sends_after_end();
     if (auto termination = core_->termination()) {
         pump();  // a failure response may be due [MS-SMBD] 3.1.5.6
-        const bool by_peer = termination->reason == Reason::protocol_violation || termination->reason == Reason::receive_overrun;
+        const bool by_peer = termination->reason == Reason::protocol_violation ||
+                             termination->reason == Reason::receive_overrun;
         if (by_peer) ++context_.counters->protocol_violations;
         fail(*termination);
         return false;
@@ -243,7 +262,8 @@ bool Driver::work() {
     return true;
 }
 
-// The program sends although the peer has ended the connection: TCP's answer is a reset, with EPIPE as the error.
+// The program sends although the peer has ended the connection: TCP's answer is a reset, with EPIPE as the
+// error.
 bool Driver::answer_sends_after_end() {
     uint64_t head = transmit_head_;
     if (mirror_.b() < 0 || !mirror_.read_transmit_head(&head) || head == transmit_head_) return true;
@@ -285,26 +305,29 @@ void Driver::fail(Error error) {
     if (peer_gone_ || disconnecting_) return end_for_program(error);
     trace_line("ends", error);
     disconnecting_ = true;
-    if (!counted_open_) ++context_.counters->connections_failed;
-    else ++context_.counters->connections_reset;
+    if (!counted_open_)
+        ++context_.counters->connections_failed;
+    else
+        ++context_.counters->connections_reset;
     end_for_program(error);
     endpoint_->flush();
     endpoint_->disconnect();
     arm_close_timer();
 }
 
-// Bounds an end that waits for the peer, or for a program to claim what arrived for it. Progress is given more time: what
-// send() accepted is not thrown away because a line is slow.
+// Bounds an end that waits for the peer, or for a program to claim what arrived for it. Progress is given
+// more time: what send() accepted is not thrown away because a line is slow.
 void Driver::arm_close_timer() {
     if (close_timer_) return;
     const auto limit = int64_t{context_.settings->close_timeout_ms} * 1'000'000;
-    close_timer_ = context_.loop->add_timer(context_.loop->now() + limit, [this, released = transmit_released_] {
-        close_timer_ = 0;
-        if (!disconnecting_ && transmit_released_ != released) return arm_close_timer();
-        peer_gone_ = true;
-        endpoint_->abort();
-        finish();
-    });
+    close_timer_ =
+        context_.loop->add_timer(context_.loop->now() + limit, [this, released = transmit_released_] {
+            close_timer_ = 0;
+            if (!disconnecting_ && transmit_released_ != released) return arm_close_timer();
+            peer_gone_ = true;
+            endpoint_->abort();
+            finish();
+        });
 }
 
 void Driver::end_for_program(Error error) {
@@ -312,8 +335,10 @@ void Driver::end_for_program(Error error) {
     program_told_ = true;
     if (!disconnecting_) {
         trace_line("ended", error);
-        if (!counted_open_) ++context_.counters->connections_failed;
-        else if (error.errnum) ++context_.counters->connections_reset;
+        if (!counted_open_)
+            ++context_.counters->connections_failed;
+        else if (error.errnum)
+            ++context_.counters->connections_reset;
     }
     auto* memory = view_.memory;
     const bool never_stood = !passive_ && !counted_open_;
@@ -341,11 +366,14 @@ void Driver::drop_mirror() {
 void Driver::finish_when_drained() {
     if (finished_) return;
     if (peer_gone_ || !endpoint_) {
-        // Not yet accepted by the program, and there is something to read: as with TCP it is there after accept().
+        // Not yet accepted by the program, and there is something to read: as with TCP it is there after
+        // accept().
         const bool awaited = passive_ && !program_gone_ && mirror_.b() < 0 && view_.memory &&
                              view_.memory->end.load() == End::orderly && slots_.published_count() != 0;
-        if (awaited) arm_close_timer();
-        else if (program_gone_ || mirror_.b() < 0) finish();
+        if (awaited)
+            arm_close_timer();
+        else if (program_gone_ || mirror_.b() < 0)
+            finish();
         return;
     }
     if (disconnecting_) return;
@@ -359,9 +387,12 @@ void Driver::finish_when_drained() {
     }
     const bool whole = !core_ || (!core_->message_announced() && transmit_head_ == message_end_);
     // A program that has gone in the middle of a message (or of its length header) will never complete it.
-    const bool torso = program_gone_ && core_ && (core_->message_announced() ? transmit_head_ < message_end_ : transmit_head_ - message_end_ < 4);
+    const bool torso =
+        program_gone_ && core_ &&
+        (core_->message_announced() ? transmit_head_ < message_end_ : transmit_head_ - message_end_ < 4);
     if (send_head_ == send_tail_ && (whole || torso)) {
-        trace_line(program_gone_ ? "closed by the program" : "shut down by the program", {Reason::local_close, 0});
+        trace_line(program_gone_ ? "closed by the program" : "shut down by the program",
+                   {Reason::local_close, 0});
         disconnecting_ = true;
         endpoint_->disconnect();
     }

@@ -1,8 +1,10 @@
-// Driver: one SMBDIRECT connection of a program. It ties together the MS-SMBD state machine (connection::Connection),
-// the transport (fabric::Endpoint), the program's shared memory and the readiness mirror, and owns all four.
+// Driver: one SMBDIRECT connection of a program. It ties together the MS-SMBD state machine
+// (connection::Connection), the transport (fabric::Endpoint), the program's shared memory and the readiness
+// mirror, and owns all four.
 //
-// Everything happens in turns: whatever event comes first (completions, the doorbell, a timer), turn() looks at all of
-// the connection, once, in one order: take what arrived, take back what the program consumed, publish, grant, send.
+// Everything happens in turns: whatever event comes first (completions, the doorbell, a timer), turn() looks
+// at all of the connection, once, in one order: take what arrived, take back what the program consumed,
+// publish, grant, send.
 #pragma once
 
 #include <functional>
@@ -25,8 +27,8 @@ class Driver;
 // What a driver tells its owner. May destroy the driver only later (EventLoop::defer).
 class DriverEvents {
   public:
-    // Passive side: a valid Negotiate Request arrived; the memory and B stand. Answer with Driver::proceed() once the
-    // program has been told, or refuse().
+    // Passive side: a valid Negotiate Request arrived; the memory and B stand. Answer with Driver::proceed()
+    // once the program has been told, or refuse().
     virtual void on_ready_to_accept(Driver*) = 0;
     virtual void on_gone(Driver*) = 0;  // nothing is left to do; called once
 
@@ -50,24 +52,26 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     Driver& operator=(const Driver&) = delete;
 
     // Active side. `a` receives the program's descriptor (the caller's to pass and close).
-    Result<void> start_connect(fabric::Fabric*, const fabric::ConnectParameters&, const sockaddr_storage& peer_shown,
-                               uint32_t face, int* a);
+    Result<void> start_connect(fabric::Fabric*, const fabric::ConnectParameters&,
+                               const sockaddr_storage& peer_shown, uint32_t face, int* a);
     // Passive side: takes the endpoint of a connection request.
     Result<void> start_accept(std::unique_ptr<fabric::Endpoint>, const fabric::PrivateData& peer,
                               const sockaddr_storage& local_shown, uint32_t face);
-    // Passive side, after on_ready_to_accept: a mirror pair whose A goes to the program by claim, or B alone, connected
-    // to an AF_UNIX listener.
+    // Passive side, after on_ready_to_accept: a mirror pair whose A goes to the program by claim, or B alone,
+    // connected to an AF_UNIX listener.
     Result<void> make_pair(int* a);
     void adopt_b(int b);
-    void proceed();                // send the Negotiate Response
+    void proceed();  // send the Negotiate Response
     void refuse(Error);
 
     uint64_t id() const { return id_; }
     int memfd() const { return memfd_; }
     const session::ConnectionMemory* memory() const { return view_.memory; }
-    sockaddr_storage remote_address() const { return endpoint_ ? endpoint_->remote_address() : sockaddr_storage{}; }
+    sockaddr_storage remote_address() const {
+        return endpoint_ ? endpoint_->remote_address() : sockaddr_storage{};
+    }
     bool established() const { return core_ && core_->state() == connection::State::established; }
-    void sweep();                  // once a second: idle memory goes back, dead lock owners are noticed
+    void sweep();  // once a second: idle memory goes back, dead lock owners are noticed
 
     // EndpointEvents, Watcher
     void on_established(const fabric::PrivateData& peer) override;
@@ -91,10 +95,11 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void look_at_program();
     void arm_timer();
     void on_timer();
-    void fail(Error);              // this side ends it: the peer is disconnected, the program sees `error`
-    void end_for_program(Error);   // publishes the end to the program
+    void fail(Error);             // this side ends it: the peer is disconnected, the program sees `error`
+    void end_for_program(Error);  // publishes the end to the program
     void finish_when_drained();
     void finish();
+    void spin_after_small_messages(uint64_t moved_before);
     bool answer_sends_after_end();
     void drop_mirror();
     void arm_close_timer();
@@ -124,9 +129,14 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     bool post(const connection::OutgoingMessage&);
     void complete_send(const fabric::Completion&);
 
-    std::byte* header_of_slot(uint32_t slot) { return private_.data() + receive_headers_ + slot * kHeaderStride; }
-    std::byte* header_of_send(uint32_t index) { return private_.data() + send_headers_ + index * kHeaderStride; }
+    std::byte* header_of_slot(uint32_t slot) {
+        return private_.data() + receive_headers_ + slot * kHeaderStride;
+    }
+    std::byte* header_of_send(uint32_t index) {
+        return private_.data() + send_headers_ + index * kHeaderStride;
+    }
 
+    static constexpr uint64_t kMostForSpinning = 4;  // connections open; two ends of one exchange are two
     static constexpr size_t kHeaderStride = 32;
     static constexpr size_t kNegotiateBuffer = 512;  // [MS-SMBD] 3.1.4.1
     static constexpr uint64_t kNegotiateWrId = UINT64_MAX;
@@ -159,20 +169,20 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     bool received_since_sweep_ = false;
 
     // send
-    std::vector<SendEntry> sends_;      // a ring of send_queue entries
+    std::vector<SendEntry> sends_;  // a ring of send_queue entries
     uint64_t send_head_ = 0, send_tail_ = 0;
-    uint64_t transmit_head_ = 0;        // the program's head as last copied and checked
-    uint64_t message_start_ = 0;        // stream position of the payload of the announced message
-    uint64_t message_end_ = 0;          // stream position behind it
+    uint64_t transmit_head_ = 0;  // the program's head as last copied and checked
+    uint64_t message_start_ = 0;  // stream position of the payload of the announced message
+    uint64_t message_end_ = 0;    // stream position behind it
     uint64_t transmit_released_ = 0, last_transmit_end_ = 0;
 
     uint64_t timer_ = 0;
     fabric::Nanoseconds timer_deadline_ = 0;
     uint64_t close_timer_ = 0;
     bool passive_ = false, own_kind_ = false, held_ = false;  // held_: the response waits for proceed()
-    bool peer_gone_ = false;         // on_disconnected came, or we cut it
-    bool program_gone_ = false;      // the last holder of A closed it
-    bool program_told_ = false;      // the end was published
+    bool peer_gone_ = false;                                  // on_disconnected came, or we cut it
+    bool program_gone_ = false;                               // the last holder of A closed it
+    bool program_told_ = false;                               // the end was published
     bool disconnecting_ = false, finished_ = false, in_turn_ = false, counted_open_ = false;
     bool write_shut_ = false, sweep_due_ = false, b_has_news_ = true;
 };

@@ -24,10 +24,12 @@ Result<void> Driver::prepare_receive_area() {
     slots_.initialise(slots, geometry.receive_ring_entries);
     // Half of the slots may wait for the program while the other half is posted.
     ceiling_max_ = std::clamp<uint32_t>(slots / 2, 1, core_settings_.receive_credit_max);
-    initial_ceiling_ = std::min(std::max<uint32_t>(context_.settings->initial_receive_bytes / slot_size_, 4), ceiling_max_);
+    initial_ceiling_ =
+        std::min(std::max<uint32_t>(context_.settings->initial_receive_bytes / slot_size_, 4), ceiling_max_);
     ceiling_ = initial_ceiling_;
     core_->set_receive_ceiling(ceiling_);
-    auto receive = endpoint_->register_memory(view_.receive_area(), geometry.receive_area_size, fabric::access_none);
+    auto receive =
+        endpoint_->register_memory(view_.receive_area(), geometry.receive_area_size, fabric::access_none);
     if (!receive) return std::unexpected(receive.error());
     receive_region_ = *receive;
     auto transmit = endpoint_->register_memory(view_.transmit(), geometry.transmit_size, fabric::access_none);
@@ -43,8 +45,10 @@ void Driver::take_completions() {
     do {
         count = endpoint_->poll(batch);
         for (size_t i = 0; i < count; ++i) {
-            if (batch[i].opcode != fabric::Opcode::receive) complete_send(batch[i]);
-            else if (!take_receive(batch[i])) return;
+            if (batch[i].opcode != fabric::Opcode::receive)
+                complete_send(batch[i]);
+            else if (!take_receive(batch[i]))
+                return;
         }
     } while (count == batch.size());
 }
@@ -59,7 +63,8 @@ bool Driver::take_receive(const fabric::Completion& completion) {
     std::optional<uint32_t> token;
     if (completion.invalidated) token = completion.invalidated_rkey;
     const size_t header = std::min<size_t>(completion.byte_length, 24);
-    auto delivery = core_->on_data_transfer({header_of_slot(slot), header}, completion.byte_length, token, context_.loop->now());
+    auto delivery = core_->on_data_transfer({header_of_slot(slot), header}, completion.byte_length, token,
+                                            context_.loop->now());
     if (!delivery) {
         slots_.give_back(slot);
         trace_violation();
@@ -79,7 +84,8 @@ bool Driver::take_receive(const fabric::Completion& completion) {
 
 bool Driver::take_negotiate_message(const fabric::Completion& completion) {
     if (completion.status != fabric::Status::success || !core_ || disconnecting_) return true;
-    std::span<const std::byte> message(private_.data(), std::min<size_t>(completion.byte_length, kNegotiateBuffer));
+    std::span<const std::byte> message(private_.data(),
+                                       std::min<size_t>(completion.byte_length, kNegotiateBuffer));
     if (auto taken = core_->on_negotiate_message(message, context_.loop->now()); !taken) {
         trace_violation();
         return true;  // work() sees the termination

@@ -1,4 +1,5 @@
-// Sending: the program's byte stream becomes upper-layer messages, and those become what Connection asks to post.
+// Sending: the program's byte stream becomes upper-layer messages, and those become what Connection asks to
+// post.
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -8,7 +9,8 @@
 namespace smbdirect::engine {
 namespace {
 
-constexpr uint8_t kSessionMessage = 0x00, kSessionKeepAlive = 0x85;  // RFC 1002 4.3.1: the first of the 4 bytes
+constexpr uint8_t kSessionMessage = 0x00,
+                  kSessionKeepAlive = 0x85;  // RFC 1002 4.3.1: the first of the 4 bytes
 
 }  // namespace
 
@@ -37,7 +39,8 @@ bool Driver::announce_next() {
         const bool explicit_face = face_ != 6;
         uint32_t length = uint32_t{header[1]} << 16 | uint32_t{header[2]} << 8 | header[3];
         if (explicit_face) length |= uint32_t{header[0]} << 24;
-        const bool known = explicit_face || header[0] == kSessionMessage || (header[0] == kSessionKeepAlive && length == 0);
+        const bool known =
+            explicit_face || header[0] == kSessionMessage || (header[0] == kSessionKeepAlive && length == 0);
         if (!known) {
             ++context_.counters->program_violations;
             fail({Reason::stream_framing, ECONNRESET});
@@ -81,8 +84,8 @@ void Driver::pump() {
 bool Driver::post(const connection::OutgoingMessage& message) {
     const auto index = static_cast<uint32_t>(send_head_ % sends_.size());
     std::memcpy(header_of_send(index), message.header.data(), message.header.size());
-    std::array<fabric::Sge, 3> sges{
-        fabric::Sge{header_of_send(index), static_cast<uint32_t>(message.header.size()), private_region_.lkey}};
+    std::array<fabric::Sge, 3> sges{fabric::Sge{
+        header_of_send(index), static_cast<uint32_t>(message.header.size()), private_region_.lkey}};
     size_t count = 1;
     if (message.payload_length) {
         const uint32_t size = context_.settings->geometry.transmit_size;
@@ -122,7 +125,8 @@ void Driver::complete_send(const fabric::Completion&) {
     if (send_head_ == send_tail_) return;
     transmit_released_ = std::max(transmit_released_, sends_[send_tail_ % sends_.size()].transmit_end);
     ++send_tail_;
-    if (send_head_ == send_tail_) transmit_released_ = last_transmit_end_;  // empty messages behind the last one
+    if (send_head_ == send_tail_)
+        transmit_released_ = last_transmit_end_;  // empty messages behind the last one
 }
 
 }  // namespace smbdirect::engine

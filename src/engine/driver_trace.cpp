@@ -1,4 +1,5 @@
-// What a driver says in the trace of its program. Called only while somebody traces, except for trace_line's guard.
+// What a driver says in the trace of its program. Called only while somebody traces, except for trace_line's
+// guard.
 #include <fmt/format.h>
 
 #include "engine/driver.hpp"
@@ -9,8 +10,10 @@ void Driver::trace_line(const char* what, Error error) {
     if (!context_.trace->active()) return;
     const char* detail = core_ && core_->termination() ? core_->termination_detail() : "";
     if (error.errnum || error.reason != Reason::none)
-        context_.trace->write(id_, fmt::format("connection {}: reason {} ({}): {}{}{}", what, static_cast<unsigned>(error.reason),
-                                               reason_name(error.reason), reason_sentence(error.reason), *detail ? "; " : "", detail),
+        context_.trace->write(id_,
+                              fmt::format("connection {}: reason {} ({}): {}{}{}", what,
+                                          static_cast<unsigned>(error.reason), reason_name(error.reason),
+                                          reason_sentence(error.reason), *detail ? "; " : "", detail),
                               error.errnum != 0);
     else
         context_.trace->write(id_, fmt::format("connection {}", what));
@@ -18,38 +21,44 @@ void Driver::trace_line(const char* what, Error error) {
 
 void Driver::trace_violation() {
     if (context_.trace->active())
-        context_.trace->write(id_, fmt::format("the peer's message is refused: {}", core_->termination_detail()), true);
+        context_.trace->write(
+            id_, fmt::format("the peer's message is refused: {}", core_->termination_detail()), true);
 }
 
 void Driver::trace_negotiated() {
     if (!context_.trace->active()) return;
     const auto& n = core_->negotiated();
     context_.trace->write(
-        id_, fmt::format("negotiated version=0x{:04x} role={} fabric={} peer={} MaxSendSize={} MaxReceiveSize={} "
-                         "MaxFragmentedSendSize={} MaxFragmentedReceiveSize={} MaxReadWriteSize={} SendCredits={} "
-                         "ReceiveCreditTarget={} receives={} keepalive_ms={}",
-                         n.version, passive_ ? "passive" : "active", endpoint_->fabric_name(), own_kind_ ? "own-kind" : "stranger",
-                         n.max_send_size, n.max_receive_size, n.max_fragmented_send_size, n.max_fragmented_receive_size,
-                         n.max_read_write_size, core_->send_credits(), core_->receive_credit_target(),
-                         core_->receives_outstanding(), core_settings_.keepalive_interval / 1'000'000));
+        id_,
+        fmt::format("negotiated version=0x{:04x} role={} fabric={} peer={} MaxSendSize={} MaxReceiveSize={} "
+                    "MaxFragmentedSendSize={} MaxFragmentedReceiveSize={} MaxReadWriteSize={} SendCredits={} "
+                    "ReceiveCreditTarget={} receives={} keepalive_ms={}",
+                    n.version, passive_ ? "passive" : "active", endpoint_->fabric_name(),
+                    own_kind_ ? "own-kind" : "stranger", n.max_send_size, n.max_receive_size,
+                    n.max_fragmented_send_size, n.max_fragmented_receive_size, n.max_read_write_size,
+                    core_->send_credits(), core_->receive_credit_target(), core_->receives_outstanding(),
+                    core_settings_.keepalive_interval / 1'000'000));
 }
 
 void Driver::trace_received(const connection::Delivery& d, uint32_t length) {
-    context_.trace->write(id_, fmt::format("in  length={} DataLength={} RemainingDataLength={} CreditsGranted={} Flags={} "
-                                           "SendCredits={} receives={}",
-                                           length, d.length, d.remaining_data_length, d.credits_granted, d.flags,
-                                           core_->send_credits(), core_->receives_outstanding()));
+    context_.trace->write(
+        id_, fmt::format("in  length={} DataLength={} RemainingDataLength={} CreditsGranted={} Flags={} "
+                         "SendCredits={} receives={}",
+                         length, d.length, d.remaining_data_length, d.credits_granted, d.flags,
+                         core_->send_credits(), core_->receives_outstanding()));
 }
 
 void Driver::trace_sent(const connection::OutgoingMessage& m) {
-    context_.trace->write(id_, fmt::format("out length={} DataLength={} RemainingDataLength={} CreditsGranted={} Flags={} "
-                                           "SendCredits={} receives={}",
-                                           m.header.size() + m.payload_length, m.payload_length, m.remaining_data_length,
-                                           m.credits_granted, m.flags, core_->send_credits(), core_->receives_outstanding()));
+    context_.trace->write(
+        id_, fmt::format("out length={} DataLength={} RemainingDataLength={} CreditsGranted={} Flags={} "
+                         "SendCredits={} receives={}",
+                         m.header.size() + m.payload_length, m.payload_length, m.remaining_data_length,
+                         m.credits_granted, m.flags, core_->send_credits(), core_->receives_outstanding()));
 }
 
 void Driver::trace_stall() {
-    context_.trace->write(id_, fmt::format("stall: SendCredits={}, waiting for the peer to grant credits", core_->send_credits()));
+    context_.trace->write(id_, fmt::format("stall: SendCredits={}, waiting for the peer to grant credits",
+                                           core_->send_credits()));
 }
 
 }  // namespace smbdirect::engine

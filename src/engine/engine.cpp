@@ -36,8 +36,8 @@ Engine::Engine(const Options& options)
       iwarp_(fabric::make_iwarp_fabric(loop_)),
       memory_(fabric::make_memory_fabric(loop_)),
       context_{&loop_, &options_.settings, &counters_, &trace_, id_},
-      listeners_(std::make_unique<ListenerTable>(context_, iwarp_.get(), memory_.get(), [this] { return make_driver(); },
-                                                 options.keeper)),
+      listeners_(std::make_unique<ListenerTable>(
+          context_, iwarp_.get(), memory_.get(), [this] { return make_driver(); }, options.keeper)),
       server_(std::make_unique<SessionServer>(this, options.meeting_socket)),
       started_(loop_.now()),
       idle_since_(loop_.now()) {
@@ -64,7 +64,8 @@ void Engine::sweep() {
     for (auto& [id, driver] : drivers_) driver->sweep();
     listeners_->sweep();
     look_whether_idle();
-    const bool nothing_to_do = options_.settings.idle_exit_seconds == 0 && drivers_.empty() && listeners_->size() == 0;
+    const bool nothing_to_do =
+        options_.settings.idle_exit_seconds == 0 && drivers_.empty() && listeners_->size() == 0;
     const auto interval = nothing_to_do ? 60 * kSecond : kSecond;
     sweep_timer_ = loop_.add_timer(loop_.now() + interval, [this] { sweep(); });
 }
@@ -101,21 +102,35 @@ Engine::Answer Engine::answer(const session::Request& request, int passed_fd, co
     idle_since_ = loop_.now();
     Result<void> result = check_right(request, peer);
     if (result) switch (request.type) {
-            case session::RequestType::connect: result = answer_connect(request, peer, &answer); break;
+            case session::RequestType::connect:
+                result = answer_connect(request, peer, &answer);
+                break;
             case session::RequestType::listen_beside:
-            case session::RequestType::listen_only: result = answer_listen(request, passed_fd, peer, &answer); break;
-            case session::RequestType::claim: result = answer_claim(request, peer, &answer); break;
-            case session::RequestType::attach: result = answer_attach(passed_fd, peer, &answer); break;
+            case session::RequestType::listen_only:
+                result = answer_listen(request, passed_fd, peer, &answer);
+                break;
+            case session::RequestType::claim:
+                result = answer_claim(request, peer, &answer);
+                break;
+            case session::RequestType::attach:
+                result = answer_attach(passed_fd, peer, &answer);
+                break;
             case session::RequestType::forget_listener:
                 // The close() that this is about may come after this message.
-                loop_.add_timer(loop_.now() + kSecond / 10, [this, id = request.listener_id] { listeners_->look_whether_gone(id); });
+                loop_.add_timer(loop_.now() + kSecond / 10,
+                                [this, id = request.listener_id] { listeners_->look_whether_gone(id); });
                 break;
-            case session::RequestType::trace: result = answer_trace(request, peer, &answer); break;
-            case session::RequestType::counters: answer_counters(request, &answer); break;
+            case session::RequestType::trace:
+                result = answer_trace(request, peer, &answer);
+                break;
+            case session::RequestType::counters:
+                answer_counters(request, &answer);
+                break;
             case session::RequestType::stop:
                 loop_.defer([this] { loop_.stop(); });
                 break;
-            default: result = fail(Reason::engine_refused, EINVAL);
+            default:
+                result = fail(Reason::engine_refused, EINVAL);
         }
     if (!result) {
         answer.reply.error = static_cast<uint16_t>(result.error().errnum ? result.error().errnum : EIO);
@@ -124,11 +139,12 @@ Engine::Answer Engine::answer(const session::Request& request, int passed_fd, co
     return answer;
 }
 
-// Holding A, or the ticket of a knock, is authority enough, whatever the euid of the moment (DESIGN D2). All else is
-// for the owner, for root, and on a system engine for everybody but stop.
+// Holding A, or the ticket of a knock, is authority enough, whatever the euid of the moment (DESIGN D2). All
+// else is for the owner, for root, and on a system engine for everybody but stop.
 Result<void> Engine::check_right(const session::Request& request, const Peer& peer) const {
     using enum session::RequestType;
-    const bool possession = request.type == attach || request.type == claim || request.type == forget_listener;
+    const bool possession =
+        request.type == attach || request.type == claim || request.type == forget_listener;
     const bool owner = peer.uid == options_.owner || peer.uid == 0;
     if (possession || owner || (options_.system && request.type != stop)) return {};
     return fail(Reason::engine_refused, EPERM);
@@ -153,14 +169,18 @@ Result<void> Engine::answer_connect(const session::Request& request, const Peer&
     parameters.local = request.local;
     parameters.remote = request.remote;
     const uint16_t port = port_of(request.remote);
-    const uint16_t rdma_port = request.rdma_port ? request.rdma_port : request.face == 6 ? iwarp_port_for(port) : port;
+    const uint16_t rdma_port = request.rdma_port   ? request.rdma_port
+                               : request.face == 6 ? iwarp_port_for(port)
+                                                   : port;
     if (rdma_port == 0) return fail(Reason::rdma_port_overflow, EADDRNOTAVAIL);
     set_port(&parameters.remote, rdma_port);
     const uint32_t timeout = request.timeout_ms ? request.timeout_ms : options_.settings.connect_timeout_ms;
     parameters.timeout = int64_t{timeout} * 1'000'000;
     fabric::Fabric* chosen = iwarp_.get();
-    if (request.fabric == session::FabricChoice::memory) chosen = memory_.get();
-    else if (request.fabric == session::FabricChoice::verbs) return fail(Reason::fabric_unavailable, ENETUNREACH);
+    if (request.fabric == session::FabricChoice::memory)
+        chosen = memory_.get();
+    else if (request.fabric == session::FabricChoice::verbs)
+        return fail(Reason::fabric_unavailable, ENETUNREACH);
 
     Driver* driver = make_driver();
     int a = -1;
@@ -169,7 +189,8 @@ Result<void> Engine::answer_connect(const session::Request& request, const Peer&
         ++counters_.connections_failed;
         if (a >= 0) close(a);
         drivers_.erase(driver->id());
-        const bool nobody = request.fabric == session::FabricChoice::memory && started.error().errnum == ECONNREFUSED;
+        const bool nobody =
+            request.fabric == session::FabricChoice::memory && started.error().errnum == ECONNREFUSED;
         return nobody ? fail(Reason::not_a_local_listener, ECONNREFUSED) : started;
     }
     trace_.bind_connection(driver->id(), peer.pid);
@@ -180,14 +201,16 @@ Result<void> Engine::answer_connect(const session::Request& request, const Peer&
     return {};
 }
 
-Result<void> Engine::answer_listen(const session::Request& request, int passed_fd, const Peer& peer, Answer* answer) {
+Result<void> Engine::answer_listen(const session::Request& request, int passed_fd, const Peer& peer,
+                                   Answer* answer) {
     const bool beside = request.type == session::RequestType::listen_beside;
     if (beside && passed_fd < 0) return fail(Reason::engine_refused, EBADF);
     // A listener beside TCP has proved its right to the default RDMA port by having the TCP port.
     if (auto allowed = check_port(request.rdma_port, peer); !allowed) return allowed;
     if (!beside)
         if (auto allowed = check_port(port_of(request.local), peer); !allowed) return allowed;
-    auto made = beside ? listeners_->listen_beside(passed_fd, request, peer.pid) : listeners_->listen_only(request, peer.pid);
+    auto made = beside ? listeners_->listen_beside(passed_fd, request, peer.pid)
+                       : listeners_->listen_only(request, peer.pid);
     if (!made) return std::unexpected(made.error());
     answer->reply.listener_id = made->id;
     answer->reply.rdma_port = made->rdma_port;
@@ -221,8 +244,8 @@ Result<void> Engine::answer_attach(int passed_fd, const Peer& peer, Answer* answ
     getsockopt(passed_fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &length);
     if (listening && session::parse_listener_name(name, name_length, nullptr, &listener_id))
         return answer_attach_listener(listener_id, answer);
-    // Names can be bound by anybody in another network namespace; that this process made the pair, or connected to the
-    // listener, only the kernel can say.
+    // Names can be bound by anybody in another network namespace; that this process made the pair, or
+    // connected to the listener, only the kernel can say.
     ucred maker{};
     length = sizeof maker;
     if (getsockopt(passed_fd, SOL_SOCKET, SO_PEERCRED, &maker, &length) != 0 || maker.pid != getpid())

@@ -1,4 +1,5 @@
-// The engine: everything that one engine process owns, and what a request of the session protocol does with it.
+// The engine: everything that one engine process owns, and what a request of the session protocol does with
+// it.
 #pragma once
 
 #include <memory>
@@ -22,8 +23,8 @@ class Engine final : public DriverEvents {
   public:
     struct Options {
         Settings settings;
-        uid_t owner = 0;         // whose engine
-        bool system = false;     // serves every uid
+        uid_t owner = 0;      // whose engine
+        bool system = false;  // serves every uid
         int meeting_socket = -1;
         ListenerKeeper* keeper = nullptr;
         int monitor_pid = 0;
@@ -33,7 +34,7 @@ class Engine final : public DriverEvents {
     ~Engine();
 
     void restore(const ListenerRecord&, int rdma_socket, int knock_memfd);
-    void run();   // until stopped or idle
+    void run();    // until stopped or idle
     void stop() {  // also from a signal handler
         loop_.stop();
         loop_.wake();

@@ -21,8 +21,10 @@ socklen_t length_of(const sockaddr_storage& address) {
 sockaddr_storage knock_source(int family) {
     sockaddr_storage source{};
     source.ss_family = static_cast<sa_family_t>(family);
-    if (family == AF_INET) reinterpret_cast<sockaddr_in&>(source).sin_addr.s_addr = htonl(kKnockSource);
-    else reinterpret_cast<sockaddr_in6&>(source).sin6_addr = in6addr_loopback;
+    if (family == AF_INET)
+        reinterpret_cast<sockaddr_in&>(source).sin_addr.s_addr = htonl(kKnockSource);
+    else
+        reinterpret_cast<sockaddr_in6&>(source).sin6_addr = in6addr_loopback;
     return source;
 }
 
@@ -61,11 +63,13 @@ Result<void> Knock::start(fabric::EventLoop* loop, const sockaddr_storage& liste
     const sockaddr_storage target = knock_target(listener_address), source = knock_source(target.ss_family);
     socket_ = socket(target.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (socket_ < 0) return fail(Reason::engine_resources);
-    if (!loop_->watch(socket_, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, this)) return fail(Reason::engine_resources);
+    if (!loop_->watch(socket_, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, this))
+        return fail(Reason::engine_resources);
     if (bind(socket_, reinterpret_cast<const sockaddr*>(&source), length_of(source)) != 0)
         return fail(Reason::engine_resources);
     if (auto published = publish(); !published) return published;
-    if (connect(socket_, reinterpret_cast<const sockaddr*>(&target), length_of(target)) != 0 && errno != EINPROGRESS)
+    if (connect(socket_, reinterpret_cast<const sockaddr*>(&target), length_of(target)) != 0 &&
+        errno != EINPROGRESS)
         return fail(errno == ECONNREFUSED ? Reason::listener_gone : Reason::listener_backlog);
     return {};
 }
@@ -73,7 +77,8 @@ Result<void> Knock::start(fabric::EventLoop* loop, const sockaddr_storage& liste
 Result<void> Knock::publish() {
     sockaddr_storage bound{};
     socklen_t length = sizeof bound;
-    if (getsockname(socket_, reinterpret_cast<sockaddr*>(&bound), &length) != 0) return fail(Reason::engine_resources);
+    if (getsockname(socket_, reinterpret_cast<sockaddr*>(&bound), &length) != 0)
+        return fail(Reason::engine_resources);
     auto* table = listener_->table;
     for (uint32_t i = 0; i < std::size(table->entry); ++i) {
         auto& entry = table->entry[i];
@@ -82,8 +87,10 @@ Result<void> Knock::publish() {
         entry.family = bound.ss_family;
         entry.port = reinterpret_cast<sockaddr_in&>(bound).sin_port;  // at the same place in sockaddr_in6
         std::memset(entry.address, 0, sizeof entry.address);
-        if (bound.ss_family == AF_INET) std::memcpy(entry.address, &reinterpret_cast<sockaddr_in&>(bound).sin_addr, 4);
-        else std::memcpy(entry.address, &reinterpret_cast<sockaddr_in6&>(bound).sin6_addr, 16);
+        if (bound.ss_family == AF_INET)
+            std::memcpy(entry.address, &reinterpret_cast<sockaddr_in&>(bound).sin_addr, 4);
+        else
+            std::memcpy(entry.address, &reinterpret_cast<sockaddr_in6&>(bound).sin6_addr, 16);
         entry.ticket = ticket_;
         entry.state.store(session::KnockState::knocking, std::memory_order_release);
         table->knocking.fetch_add(1);
@@ -116,7 +123,8 @@ void Knock::on_ready(uint32_t events) {
         return;
     }
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
-        // Accepted by a process that does not know us, which answered or hung up. A claim would have ended us before.
+        // Accepted by a process that does not know us, which answered or hung up. A claim would have ended us
+        // before.
         ListenerTable* table = table_;
         Driver* driver = driver_;
         table->end_knock(this);

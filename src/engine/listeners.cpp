@@ -20,17 +20,22 @@
 namespace smbdirect::engine {
 
 uint16_t port_of(const sockaddr_storage& address) {
-    return ntohs(reinterpret_cast<const sockaddr_in&>(address).sin_port);  // at the same place in sockaddr_in6
+    return ntohs(
+        reinterpret_cast<const sockaddr_in&>(address).sin_port);  // at the same place in sockaddr_in6
 }
 
 static bool same_host(const sockaddr_storage& a, const sockaddr_storage& b) {
     if (a.ss_family != b.ss_family) return false;
     if (a.ss_family == AF_INET)
-        return reinterpret_cast<const sockaddr_in&>(a).sin_addr.s_addr == reinterpret_cast<const sockaddr_in&>(b).sin_addr.s_addr;
-    return std::memcmp(&reinterpret_cast<const sockaddr_in6&>(a).sin6_addr, &reinterpret_cast<const sockaddr_in6&>(b).sin6_addr, 16) == 0;
+        return reinterpret_cast<const sockaddr_in&>(a).sin_addr.s_addr ==
+               reinterpret_cast<const sockaddr_in&>(b).sin_addr.s_addr;
+    return std::memcmp(&reinterpret_cast<const sockaddr_in6&>(a).sin6_addr,
+                       &reinterpret_cast<const sockaddr_in6&>(b).sin6_addr, 16) == 0;
 }
 
-void set_port(sockaddr_storage* address, uint16_t port) { reinterpret_cast<sockaddr_in*>(address)->sin_port = htons(port); }
+void set_port(sockaddr_storage* address, uint16_t port) {
+    reinterpret_cast<sockaddr_in*>(address)->sin_port = htons(port);
+}
 
 uint16_t iwarp_port_for(uint16_t program_port) {
     constexpr uint16_t kSmb = 445, kIwarp = 5445;  // [MS-SMBD] 1.9
@@ -67,7 +72,8 @@ class ListenerTable::Arrival final : public fabric::ListenerEvents {
         table_->listener_of_[driver] = listener_->record.id;
         sockaddr_storage shown = endpoint->local_address();
         set_port(&shown, port_of(listener_->record.address));
-        if (auto started = driver->start_accept(std::move(endpoint), peer, shown, listener_->record.face); !started)
+        if (auto started = driver->start_accept(std::move(endpoint), peer, shown, listener_->record.face);
+            !started)
             driver->refuse(started.error());
     }
 
@@ -78,7 +84,11 @@ class ListenerTable::Arrival final : public fabric::ListenerEvents {
 
 ListenerTable::ListenerTable(const DriverContext& context, fabric::Fabric* iwarp, fabric::Fabric* memory,
                              std::function<Driver*()> make_driver, ListenerKeeper* keeper)
-    : context_(context), iwarp_(iwarp), memory_(memory), make_driver_(std::move(make_driver)), keeper_(keeper) {}
+    : context_(context),
+      iwarp_(iwarp),
+      memory_(memory),
+      make_driver_(std::move(make_driver)),
+      keeper_(keeper) {}
 
 ListenerTable::~ListenerTable() = default;
 
@@ -110,14 +120,17 @@ Result<void> ListenerTable::open_fabrics(ProgramListener* listener, int inherite
             return smbdirect::fail(reason, error);
         }
         listener->iwarp = std::move(*made);
-        if (listener->record.rdma_port == 0) listener->record.rdma_port = port_of(listener->iwarp->local_address());
+        if (listener->record.rdma_port == 0)
+            listener->record.rdma_port = port_of(listener->iwarp->local_address());
         set_port(&parameters.address, listener->record.rdma_port);
     }
     // Programs of this engine can always be reached ring to ring, if the rule of the connecting side says so.
     parameters.inherited_fd = -1;
     arrivals.push_back(std::make_unique<Arrival>(this, listener));
-    if (auto made = memory_->listen(parameters, arrivals.back().get())) listener->memory = std::move(*made);
-    else if (listener->record.fabric == session::FabricChoice::memory) return std::unexpected(made.error());
+    if (auto made = memory_->listen(parameters, arrivals.back().get()))
+        listener->memory = std::move(*made);
+    else if (listener->record.fabric == session::FabricChoice::memory)
+        return std::unexpected(made.error());
     return {};
 }
 
@@ -125,7 +138,8 @@ Result<ListenerTable::Made> ListenerTable::listen_beside(int tcp, const session:
     ListenerRecord record;
     socklen_t length = sizeof record.cookie;
     int listening = 0, v6_only = 0;
-    if (getsockopt(tcp, SOL_SOCKET, SO_COOKIE, &record.cookie, &length) != 0) return smbdirect::fail(Reason::engine_refused, EINVAL);
+    if (getsockopt(tcp, SOL_SOCKET, SO_COOKIE, &record.cookie, &length) != 0)
+        return smbdirect::fail(Reason::engine_refused, EINVAL);
     for (auto& [id, listener] : listeners_)
         if (listener->record.kind == ListenerKind::beside && listener->record.cookie == record.cookie)
             return Made{id, listener->knock_memfd, listener->record.rdma_port, listener->record.address};
@@ -142,16 +156,19 @@ Result<ListenerTable::Made> ListenerTable::listen_beside(int tcp, const session:
         return smbdirect::fail(Reason::listener_other_namespace, EINVAL);
     char device[32] = {};
     length = sizeof device;
-    if (getsockopt(tcp, SOL_SOCKET, SO_BINDTODEVICE, device, &length) == 0 && device[0] && std::strcmp(device, "lo") != 0)
+    if (getsockopt(tcp, SOL_SOCKET, SO_BINDTODEVICE, device, &length) == 0 && device[0] &&
+        std::strcmp(device, "lo") != 0)
         return smbdirect::fail(Reason::listener_bound_to_device, EINVAL);
     length = sizeof v6_only;
-    if (record.address.ss_family == AF_INET6 && getsockopt(tcp, IPPROTO_IPV6, IPV6_V6ONLY, &v6_only, &length) == 0)
+    if (record.address.ss_family == AF_INET6 &&
+        getsockopt(tcp, IPPROTO_IPV6, IPV6_V6ONLY, &v6_only, &length) == 0)
         record.v6_only = v6_only != 0;
     record.face = request.face;
     record.fabric = request.fabric;
     record.rdma_port = request.rdma_port ? request.rdma_port : iwarp_port_for(port_of(record.address));
     if (record.rdma_port == 0) return smbdirect::fail(Reason::rdma_port_overflow, EADDRNOTAVAIL);
-    if (getrandom(&record.id, sizeof record.id, 0) != sizeof record.id) return smbdirect::fail(Reason::engine_resources);
+    if (getrandom(&record.id, sizeof record.id, 0) != sizeof record.id)
+        return smbdirect::fail(Reason::engine_resources);
 
     look_at_all(false);  // a predecessor that nobody told us has gone
     auto listener = std::make_unique<ProgramListener>(this, context_.loop);
@@ -180,9 +197,12 @@ Result<ListenerTable::Made> ListenerTable::listen_only(const session::Request& r
     record.v6_only = request.v6_only;
     const uint16_t port = port_of(record.address);
     // An explicit 257 socket is taken at its word; a converted one follows the rule of ports.
-    record.rdma_port = request.rdma_port ? request.rdma_port : request.face == 6 && port ? iwarp_port_for(port) : port;
+    record.rdma_port = request.rdma_port           ? request.rdma_port
+                       : request.face == 6 && port ? iwarp_port_for(port)
+                                                   : port;
     if (port && record.rdma_port == 0) return smbdirect::fail(Reason::rdma_port_overflow, EADDRNOTAVAIL);
-    if (getrandom(&record.id, sizeof record.id, 0) != sizeof record.id) return smbdirect::fail(Reason::engine_resources);
+    if (getrandom(&record.id, sizeof record.id, 0) != sizeof record.id)
+        return smbdirect::fail(Reason::engine_resources);
     record.name_engine_id = context_.engine_id;
 
     look_at_all(false);
@@ -215,7 +235,8 @@ void ListenerTable::restore(const ListenerRecord& record, int rdma_socket, int k
     listener->record = record;
     listener->knock_memfd = knock_memfd;
     listener->inherited_socket = rdma_socket;
-    if (knock_memfd >= 0 && !session::map_knock_table(knock_memfd, &listener->table)) return keeper_->drop(record.id);
+    if (knock_memfd >= 0 && !session::map_knock_table(knock_memfd, &listener->table))
+        return keeper_->drop(record.id);
     if (listener->table) {  // what the predecessor had under way died with it
         for (auto& entry : listener->table->entry) entry.state.store(session::KnockState::free);
         listener->table->knocking.store(0);
@@ -232,8 +253,10 @@ void ListenerTable::restore(const ListenerRecord& record, int rdma_socket, int k
 
 void ListenerTable::watch_registrar(ProgramListener* listener, int pid) {
     if (pid > 0) listener->pid_fd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
-    if (listener->pid_fd >= 0) context_.loop->watch(listener->pid_fd, EPOLLIN, listener);
-    else listener->orphaned = true;
+    if (listener->pid_fd >= 0)
+        context_.loop->watch(listener->pid_fd, EPOLLIN, listener);
+    else
+        listener->orphaned = true;
 }
 
 void ListenerTable::look_whether_gone(uint64_t id) {
@@ -247,7 +270,8 @@ void ListenerTable::look_whether_gone(uint64_t id) {
         const auto name = session::listener_name(listener->record.name_engine_id, id);
         int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
         if (probe < 0) return;  // a listener is only given up for certain
-        exists = bind(probe, reinterpret_cast<const sockaddr*>(&name.address), name.length) != 0 && errno == EADDRINUSE;
+        exists = bind(probe, reinterpret_cast<const sockaddr*>(&name.address), name.length) != 0 &&
+                 errno == EADDRINUSE;
         close(probe);
     }
     if (!exists) remove(id);
@@ -279,8 +303,9 @@ void ListenerTable::remove(uint64_t id) {
     if (listener->inherited_socket >= 0) close(std::exchange(listener->inherited_socket, -1));
     keeper_->drop(id);
     // The arrival objects may be on the stack above us.
-    context_.loop->defer([old = std::shared_ptr<ProgramListener>(std::move(listeners_[id])),
-                          arrivals = std::make_shared<std::vector<std::unique_ptr<Arrival>>>(std::move(arrivals_[id]))] {});
+    context_.loop->defer(
+        [old = std::shared_ptr<ProgramListener>(std::move(listeners_[id])),
+         arrivals = std::make_shared<std::vector<std::unique_ptr<Arrival>>>(std::move(arrivals_[id]))] {});
     listeners_.erase(id);
     arrivals_.erase(id);
 }
@@ -289,8 +314,10 @@ void ListenerTable::announce(Driver* driver) {
     auto of = listener_of_.find(driver);
     ProgramListener* listener = of == listener_of_.end() ? nullptr : find(of->second);
     if (!listener) return driver->refuse({Reason::listener_gone, ECONNREFUSED});
-    if (listener->record.kind == ListenerKind::beside) knock(listener, driver);
-    else connect_unix(listener, driver, 250);
+    if (listener->record.kind == ListenerKind::beside)
+        knock(listener, driver);
+    else
+        connect_unix(listener, driver, 250);
 }
 
 void ListenerTable::knock(ProgramListener* listener, Driver* driver) {
@@ -335,7 +362,8 @@ bool ListenerTable::may_arrive(const sockaddr_storage& peer) const {
     return same < kMostPerHost;
 }
 
-// The AF_UNIX listener's backlog gives no event when it has room again, so a full one is tried again for a while.
+// The AF_UNIX listener's backlog gives no event when it has room again, so a full one is tried again for a
+// while.
 void ListenerTable::connect_unix(ProgramListener* listener, Driver* driver, int attempts_left) {
     constexpr fabric::Nanoseconds kRetry = 20'000'000;
     const uint64_t id = listener->record.id;
@@ -352,11 +380,13 @@ void ListenerTable::connect_unix(ProgramListener* listener, Driver* driver, int 
     const int error = errno;
     if (b >= 0) close(b);
     if (error == EAGAIN && attempts_left > 0) {
-        context_.loop->add_timer(context_.loop->now() + kRetry, [this, id, driver, driver_id = driver->id(), attempts_left] {
-            auto of = listener_of_.find(driver);
-            if (of == listener_of_.end() || of->second != id || of->first->id() != driver_id) return;  // the driver has gone meanwhile
-            if (auto* still = find(id)) connect_unix(still, driver, attempts_left - 1);
-        });
+        context_.loop->add_timer(
+            context_.loop->now() + kRetry, [this, id, driver, driver_id = driver->id(), attempts_left] {
+                auto of = listener_of_.find(driver);
+                if (of == listener_of_.end() || of->second != id || of->first->id() != driver_id)
+                    return;  // the driver has gone meanwhile
+                if (auto* still = find(id)) connect_unix(still, driver, attempts_left - 1);
+            });
         return;
     }
     listener_of_.erase(driver);
@@ -367,14 +397,16 @@ void ListenerTable::connect_unix(ProgramListener* listener, Driver* driver, int 
 void ListenerTable::forget(Driver* driver) {
     listener_of_.erase(driver);
     std::erase(waiting_, driver);
-    if (knocks_.remove_if([driver](const auto& knock) { return knock->driver() == driver; })) knock_for_waiting();
+    if (knocks_.remove_if([driver](const auto& knock) { return knock->driver() == driver; }))
+        knock_for_waiting();
 }
 
 Result<ListenerTable::Claimed> ListenerTable::claim(uint64_t listener_id, uint64_t ticket) {
     for (auto& knock : knocks_) {
         if (knock->listener()->record.id != listener_id || knock->ticket() != ticket) continue;
         Claimed claimed{knock->driver(), -1};
-        if (auto paired = claimed.driver->make_pair(&claimed.a); !paired) return std::unexpected(paired.error());
+        if (auto paired = claimed.driver->make_pair(&claimed.a); !paired)
+            return std::unexpected(paired.error());
         end_knock(knock.get());
         ++context_.counters->knocks_claimed;
         claimed.driver->proceed();

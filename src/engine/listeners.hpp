@@ -1,9 +1,9 @@
 // The listeners of programs, and how an arrival on the fabric reaches accept().
 //
-// A listener "beside" TCP stays the program's true TCP listener: the engine knocks on it with a loopback connection whose
-// source address it published first in a table that the library can see; the interposed accept() recognises the knock,
-// claims the connection and gets A for it. A listener that is SMBDIRECT only is an AF_UNIX listener that the engine
-// made; the engine connects to it, and the accepted end is A.
+// A listener "beside" TCP stays the program's true TCP listener: the engine knocks on it with a loopback
+// connection whose source address it published first in a table that the library can see; the interposed
+// accept() recognises the knock, claims the connection and gets A for it. A listener that is SMBDIRECT only
+// is an AF_UNIX listener that the engine made; the engine connects to it, and the accepted end is A.
 #pragma once
 
 #include <deque>
@@ -28,14 +28,16 @@ struct ListenerRecord {
     ListenerKind kind = ListenerKind::beside;
     uint32_t face = 6;
     session::FabricChoice fabric = session::FabricChoice::automatic;
-    uint16_t rdma_port = 0;     // host byte order
+    uint16_t rdma_port = 0;  // host byte order
     uint32_t v6_only = 1;
-    uint64_t cookie = 0;        // SO_COOKIE of the program's TCP listener
-    uint64_t name_engine_id = 0;  // only: the AF_UNIX listener's name carries the id of the engine that made it
-    sockaddr_storage address{};   // the program's, with the program's port
+    uint64_t cookie = 0;  // SO_COOKIE of the program's TCP listener
+    uint64_t name_engine_id =
+        0;  // only: the AF_UNIX listener's name carries the id of the engine that made it
+    sockaddr_storage address{};  // the program's, with the program's port
 };
 
-// The RDMA port for a program's port (DESIGN D7): 445 and 5445 are 5445 on iWARP, any other P is P + 5000. 0: overflow.
+// The RDMA port for a program's port (DESIGN D7): 445 and 5445 are 5445 on iWARP, any other P is P + 5000. 0:
+// overflow.
 uint16_t iwarp_port_for(uint16_t program_port);
 uint16_t port_of(const sockaddr_storage&);
 void set_port(sockaddr_storage*, uint16_t port);
@@ -67,7 +69,8 @@ struct ProgramListener final : fabric::Watcher {
     session::KnockTable* table = nullptr;
     int knock_memfd = -1;
     int inherited_socket = -1;  // the RDMA port, from a predecessor of this engine
-    int pid_fd = -1;        // of the process that registered it: its death makes us look whether the listener is still there
+    int pid_fd =
+        -1;  // of the process that registered it: its death makes us look whether the listener is still there
     bool orphaned = false;  // that process is gone and others hold it: looked at now and then
 };
 
@@ -75,7 +78,7 @@ class ListenerTable {
   public:
     struct Made {
         uint64_t id = 0;
-        int fd = -1;           // knock memfd (the table's; do not close) or the AF_UNIX listener (the caller's)
+        int fd = -1;  // knock memfd (the table's; do not close) or the AF_UNIX listener (the caller's)
         uint16_t rdma_port = 0;
         sockaddr_storage address{};
     };
@@ -124,9 +127,9 @@ class ListenerTable {
     ListenerKeeper* const keeper_;
     std::map<uint64_t, std::unique_ptr<ProgramListener>> listeners_;
     std::map<uint64_t, std::vector<std::unique_ptr<Arrival>>> arrivals_;
-    std::map<Driver*, uint64_t> listener_of_;   // drivers not yet taken by a program
+    std::map<Driver*, uint64_t> listener_of_;  // drivers not yet taken by a program
     std::list<std::unique_ptr<Knock>> knocks_;
-    std::deque<Driver*> waiting_;               // for a free entry in the knock table of their listener
+    std::deque<Driver*> waiting_;  // for a free entry in the knock table of their listener
 };
 
 }  // namespace smbdirect::engine

@@ -56,8 +56,8 @@ class PipeKeeper final : public ListenerKeeper {
         message.drop = 1;
         message.record.id = id;
         send(message, nullptr, 0);
-        // The monitor holds the RDMA port open as long as it knows the listener, and a successor of the listener may
-        // bind it next: so wait for the answer. SO_RCVTIMEO bounds it.
+        // The monitor holds the RDMA port open as long as it knows the listener, and a successor of the
+        // listener may bind it next: so wait for the answer. SO_RCVTIMEO bounds it.
         char answer;
         [[maybe_unused]] auto taken = recv(socket_, &answer, 1, 0);
     }
@@ -156,7 +156,8 @@ bool Monitor::start_engine() {
     if (engine_ == 0) {
         close(pair[0]);
         if (keeper_socket_ >= 0) close(keeper_socket_);
-        if (options_.ready_fd >= 0 && restarts_ == 0) close(options_.ready_fd);  // the monitor's alone to close
+        if (options_.ready_fd >= 0 && restarts_ == 0)
+            close(options_.ready_fd);  // the monitor's alone to close
         engine_process(pair[1]);
     }
     close(pair[1]);
@@ -184,7 +185,8 @@ void Monitor::take_keeper_message(const KeeperMessage& message, int* fds, int co
         kept_[message.record.id] = kept;
     }
     while (next < count) close(fds[next++]);
-    if (message.drop) [[maybe_unused]] auto sent = send(keeper_socket_, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (message.drop) [[maybe_unused]]
+        auto sent = send(keeper_socket_, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 void Monitor::take_keeper_messages() {
@@ -214,9 +216,11 @@ bool Monitor::engine_ended(int status) {
     timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     quick_deaths_ = now.tv_sec - last_start_.tv_sec < 2 ? quick_deaths_ + 1 : 0;
-    if (options_.foreground) std::fprintf(stderr, "smbdirectd: the engine died (status 0x%x), starting another\n", status);
+    if (options_.foreground)
+        std::fprintf(stderr, "smbdirectd: the engine died (status 0x%x), starting another\n", status);
     ++restarts_;
-    if (quick_deaths_ > 5) {  // something is wrong that a restart may not mend: slowly, but never give up the listeners
+    if (quick_deaths_ >
+        5) {  // something is wrong that a restart may not mend: slowly, but never give up the listeners
         const timespec pause{quick_deaths_ > 20 ? 1 : 0, 200'000'000};
         nanosleep(&pause, nullptr);
     }
@@ -226,7 +230,8 @@ bool Monitor::engine_ended(int status) {
 int Monitor::run() {
     if (!open_meeting_socket()) {
         const int error = errno;
-        if (options_.foreground) std::fprintf(stderr, "smbdirectd: the meeting socket: %s\n", std::strerror(error));
+        if (options_.foreground)
+            std::fprintf(stderr, "smbdirectd: the meeting socket: %s\n", std::strerror(error));
         return error == EADDRINUSE ? 4 : 1;
     }
     sigset_t watched;
@@ -239,7 +244,8 @@ int Monitor::run() {
     if (options_.ready_fd >= 0) close(options_.ready_fd);
     if (options_.rename) options_.rename("smbdirect-monitor");
     prctl(PR_SET_NAME, "smbdirect-monit");
-    if (options_.foreground) std::fprintf(stderr, "smbdirectd: engine %d is ready, monitor is %d\n", engine_, getpid());
+    if (options_.foreground)
+        std::fprintf(stderr, "smbdirectd: engine %d is ready, monitor is %d\n", engine_, getpid());
     for (;;) {
         pollfd watch[2] = {{signals, POLLIN, 0}, {keeper_socket_, POLLIN, 0}};
         if (poll(watch, 2, -1) < 0 && errno != EINTR) return 1;
@@ -247,8 +253,10 @@ int Monitor::run() {
         signalfd_siginfo info;
         bool child = (watch[1].revents & POLLHUP) != 0;
         while (read(signals, &info, sizeof info) == sizeof info) {
-            if (info.ssi_signo == SIGCHLD) child = true;
-            else kill(engine_, SIGTERM);
+            if (info.ssi_signo == SIGCHLD)
+                child = true;
+            else
+                kill(engine_, SIGTERM);
         }
         if (!child) continue;
         int status = 0;

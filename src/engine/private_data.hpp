@@ -1,6 +1,7 @@
-// The private data of a connection request or reply. The first 8 bytes are what SMB Direct peers send on iWARP: IRD and
-// ORD, big endian [MS-SMBD] 6.1; strangers ignore what follows. The tail tells another engine that it meets its kind:
-// the two may then agree on larger fragments and on FPDUs beyond the path's segment size.
+// The private data of a connection request or reply. The first 8 bytes are what SMB Direct peers send on
+// iWARP: IRD and ORD, big endian [MS-SMBD] 6.1; strangers ignore what follows. The tail tells another engine
+// that it meets its kind: the two may then agree on larger fragments and on FPDUs beyond the path's segment
+// size.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,8 @@
 
 namespace smbdirect::engine {
 
-inline constexpr std::array<char, 8> kOwnKind = {'l', 'i', 'b', 's', 'm', 'b', 'd', 1};  // the last is a version
+inline constexpr std::array<char, 8> kOwnKind = {'l', 'i', 'b', 's',
+                                                 'm', 'b', 'd', 1};  // the last is a version
 inline constexpr size_t kIrdOrdLength = 8;
 
 inline void put_big_endian32(std::byte* out, uint32_t value) {

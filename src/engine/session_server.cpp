@@ -54,8 +54,10 @@ class SessionServer::Client final : public fabric::Watcher {
             for (size_t i = 0; i < count; ++i) {
                 int fd;
                 std::memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-                if (*passed < 0) *passed = fd;
-                else close(fd);
+                if (*passed < 0)
+                    *passed = fd;
+                else
+                    close(fd);
             }
         }
         return length;
@@ -75,7 +77,8 @@ class SessionServer::Client final : public fabric::Watcher {
         getsockopt(socket_, SOL_SOCKET, SO_PEERCRED, &who, &size);
         auto& counters = server_->engine_->counters();
         ++counters.requests;
-        if (length != sizeof request || request.magic != session::kMessageMagic || request.version != session::kVersion) {
+        if (length != sizeof request || request.magic != session::kMessageMagic ||
+            request.version != session::kVersion) {
             answer.reply.error = EPROTO;
             answer.reply.reason = static_cast<uint32_t>(Reason::engine_version);
         } else {
@@ -120,7 +123,8 @@ class SessionServer::Client final : public fabric::Watcher {
     uint64_t timer_ = 0;
 };
 
-SessionServer::SessionServer(Engine* engine, int meeting_socket) : engine_(engine), meeting_socket_(meeting_socket) {
+SessionServer::SessionServer(Engine* engine, int meeting_socket)
+    : engine_(engine), meeting_socket_(meeting_socket) {
     engine_->loop().watch(meeting_socket_, EPOLLIN, this);
 }
 
@@ -159,8 +163,10 @@ void SessionServer::on_ready(uint32_t) {
         ucred who{};
         socklen_t size = sizeof who;
         getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &who, &size);
-        if (make_room(who.uid)) clients_.push_back(std::make_unique<Client>(this, socket, who.uid));
-        else close(socket);
+        if (make_room(who.uid))
+            clients_.push_back(std::make_unique<Client>(this, socket, who.uid));
+        else
+            close(socket);
     }
 }
 

@@ -1,6 +1,6 @@
-// The engine's side of the session protocol (session/messages.hpp): one request and one reply a connection to the
-// meeting socket. A client has two seconds to ask, and one user only so many of them at once, so that who is slow or talks
-// nonsense holds up nobody else.
+// The engine's side of the session protocol (session/messages.hpp): one request and one reply a connection to
+// the meeting socket. A client has two seconds to ask, and one user only so many of them at once, so that who
+// is slow or talks nonsense holds up nobody else.
 #pragma once
 
 #include <list>

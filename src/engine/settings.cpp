@@ -24,19 +24,21 @@ Settings settings_from_environment() {
     settings.stranger.max_send_size = 8136;  // the most that Windows takes as PreferredSendSize [MS-SMBD] <6>
     settings.stranger.max_receive_size = 8192;
     settings.own_kind = settings.stranger;
-    // With its headers still one FPDU (RFC 5044: ULPDUs of at most 64768 bytes), which is what the wire carries best.
+    // With its headers still one FPDU (RFC 5044: ULPDUs of at most 64768 bytes), which is what the wire
+    // carries best.
     settings.own_kind.max_send_size = settings.own_kind.max_receive_size = 64'724;
 
-    read_number("SMBDIRECT_IDLE_EXIT", &settings.idle_exit_seconds, 0, 86'400);                    // seconds
-    read_number("SMBDIRECT_CONNECT_TIMEOUT", &settings.connect_timeout_ms, 1, 600'000);            // milliseconds
-    read_number("SMBDIRECT_CREDITS", &settings.stranger.send_credit_target, 4, 65'535);            // messages
-    read_number("SMBDIRECT_MAX_SEND_SIZE", &settings.stranger.max_send_size, 1029, 8136);          // bytes
-    read_number("SMBDIRECT_MAX_RECEIVE_SIZE", &settings.stranger.max_receive_size, 128, 65'536);   // bytes
-    read_number("SMBDIRECT_OWN_FRAGMENT", &settings.own_kind.max_send_size, 1029, 1 << 20);        // bytes
+    read_number("SMBDIRECT_IDLE_EXIT", &settings.idle_exit_seconds, 0, 86'400);            // seconds
+    read_number("SMBDIRECT_CONNECT_TIMEOUT", &settings.connect_timeout_ms, 1, 600'000);    // milliseconds
+    read_number("SMBDIRECT_SPIN", &settings.spin_us, 0, 1000);                             // microseconds
+    read_number("SMBDIRECT_CREDITS", &settings.stranger.send_credit_target, 4, 65'535);    // messages
+    read_number("SMBDIRECT_MAX_SEND_SIZE", &settings.stranger.max_send_size, 1029, 8136);  // bytes
+    read_number("SMBDIRECT_MAX_RECEIVE_SIZE", &settings.stranger.max_receive_size, 128, 65'536);  // bytes
+    read_number("SMBDIRECT_OWN_FRAGMENT", &settings.own_kind.max_send_size, 1029, 1 << 20);       // bytes
     read_number("SMBDIRECT_MAX_FRAGMENTED_SIZE", &settings.stranger.max_fragmented_receive_size, 131'072,
-                UINT32_MAX / 2);                                                                   // bytes
+                UINT32_MAX / 2);  // bytes
     uint64_t keepalive_ms = 0;
-    read_number("SMBDIRECT_KEEPALIVE", &keepalive_ms, 100, 86'400'000);                            // milliseconds
+    read_number("SMBDIRECT_KEEPALIVE", &keepalive_ms, 100, 86'400'000);  // milliseconds
     if (keepalive_ms) settings.stranger.keepalive_interval = static_cast<int64_t>(keepalive_ms) * 1'000'000;
 
     settings.own_kind.send_credit_target = settings.stranger.send_credit_target;

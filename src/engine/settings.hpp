@@ -1,5 +1,5 @@
-// The engine's settings. Each may be overridden in the environment of the process that starts it (and so, for an engine
-// that was started invisibly, of the first program): see settings.cpp for names, units and ranges.
+// The engine's settings. Each may be overridden in the environment of the process that starts it (and so, for
+// an engine that was started invisibly, of the first program): see settings.cpp for names, units and ranges.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +16,10 @@ struct Settings {
     uint32_t initial_receive_bytes = 64 * 1024;  // receive window of a fresh or idle connection
     uint32_t send_queue = 256;                   // work requests
     uint32_t connect_timeout_ms = 10'000;        // resolution and transport, when the program names no limit
-    uint32_t idle_exit_seconds = 60;             // an engine without connections and listeners leaves; 0: never
-    uint32_t close_timeout_ms = 30'000;          // without progress, for what is still to be sent after the last close
+    uint32_t spin_us = 50;            // the loop looks on for so long after a small message; 0: never
+    uint32_t idle_exit_seconds = 60;  // an engine without connections and listeners leaves; 0: never
+    uint32_t close_timeout_ms =
+        30'000;  // without progress, for what is still to be sent after the last close
 };
 
 Settings settings_from_environment();

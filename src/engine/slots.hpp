@@ -1,5 +1,6 @@
-// The engine's own ledger of the receive area: which slot is free, posted, or published to the program. The program's
-// tail only says how far it has read; which slots that frees stands here, where the program cannot write.
+// The engine's own ledger of the receive area: which slot is free, posted, or published to the program. The
+// program's tail only says how far it has read; which slots that frees stands here, where the program cannot
+// write.
 #pragma once
 
 #include <algorithm>
@@ -14,7 +15,8 @@ class SlotLedger {
 
     void initialise(uint32_t slots, uint32_t ring_entries) {
         free_.resize(slots);
-        // The lowest slot first, and the last returned next: few pages are touched, and those are in the cache.
+        // The lowest slot first, and the last returned next: few pages are touched, and those are in the
+        // cache.
         for (uint32_t i = 0; i < slots; ++i) free_[i] = slots - 1 - i;
         published_.assign(ring_entries, kNone);
         mask_ = ring_entries - 1;

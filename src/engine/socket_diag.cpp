@@ -48,7 +48,8 @@ Answer read_answer(int netlink, uint64_t cookie) {
     return Answer::more;
 }
 
-// Where the kernel has no inet_diag: any listener of the port in /proc/net/tcp. Columns: "sl local:port remote:port st".
+// Where the kernel has no inet_diag: any listener of the port in /proc/net/tcp. Columns: "sl local:port
+// remote:port st".
 Answer read_proc(const sockaddr_storage& address) {
     FILE* file = std::fopen(address.ss_family == AF_INET6 ? "/proc/net/tcp6" : "/proc/net/tcp", "re");
     if (!file) return Answer::unknown;

@@ -7,9 +7,9 @@
 
 namespace smbdirect::engine {
 
-// True if a TCP listener with this SO_COOKIE exists at the address's port (any listener of the port where the kernel has
-// no inet_diag). Also true when the kernel cannot be asked:
-// a listener is only given up for certain.
+// True if a TCP listener with this SO_COOKIE exists at the address's port (any listener of the port where the
+// kernel has no inet_diag). Also true when the kernel cannot be asked: a listener is only given up for
+// certain.
 bool tcp_listener_exists(const sockaddr_storage& address, uint64_t cookie);
 
 }  // namespace smbdirect::engine

@@ -19,7 +19,8 @@ namespace {
 constexpr fabric::Nanoseconds kDrainInterval = 50'000'000;  // only while somebody traces
 
 spdlog::log_clock::time_point at(uint64_t realtime_ns) {
-    return spdlog::log_clock::time_point(std::chrono::duration_cast<spdlog::log_clock::duration>(std::chrono::nanoseconds(realtime_ns)));
+    return spdlog::log_clock::time_point(
+        std::chrono::duration_cast<spdlog::log_clock::duration>(std::chrono::nanoseconds(realtime_ns)));
 }
 
 uint64_t realtime_ns() {
@@ -39,7 +40,8 @@ std::string file_name(std::string_view directory, std::string_view program, int 
 
 class TraceFile final : public fabric::Watcher {
   public:
-    TraceFile(TraceWriter* writer, fabric::EventLoop* loop, int pid) : writer_(writer), loop_(loop), pid_(pid) {}
+    TraceFile(TraceWriter* writer, fabric::EventLoop* loop, int pid)
+        : writer_(writer), loop_(loop), pid_(pid) {}
     ~TraceFile() {
         if (pid_fd_ >= 0) {
             loop_->unwatch(pid_fd_, this);
@@ -81,8 +83,10 @@ class TraceFile final : public fabric::Watcher {
             if (record.level == 2) {
                 write(record.time_ns, fmt::format("  stack: {}", text));
             } else {
-                write(record.time_ns, fmt::format("{}fd={} {}{}", record.level == 1 ? "ERROR " : "", record.fd,
-                                                  record.connection_id ? fmt::format("conn={} ", record.connection_id) : "", text));
+                write(record.time_ns,
+                      fmt::format("{}fd={} {}{}", record.level == 1 ? "ERROR " : "", record.fd,
+                                  record.connection_id ? fmt::format("conn={} ", record.connection_id) : "",
+                                  text));
             }
             wrote = true;
         }
@@ -149,7 +153,8 @@ TraceFile* TraceWriter::of_connection(uint64_t connection_id) const {
 void TraceWriter::forget_connection(uint64_t connection_id) { by_connection_.erase(connection_id); }
 
 void TraceWriter::bind_connection(uint64_t connection_id, int pid) {
-    if (auto file = files_.find(pid); file != files_.end()) by_connection_[connection_id] = file->second.get();
+    if (auto file = files_.find(pid); file != files_.end())
+        by_connection_[connection_id] = file->second.get();
 }
 
 void TraceWriter::write(uint64_t connection_id, std::string_view line, bool error) {

@@ -1,5 +1,6 @@
-// Trace files, one a traced process, written with spdlog from the records that the process leaves in its trace ring
-// and from what the engine itself has to say of that process's connections. Costs nothing while nobody traces.
+// Trace files, one a traced process, written with spdlog from the records that the process leaves in its
+// trace ring and from what the engine itself has to say of that process's connections. Costs nothing while
+// nobody traces.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,8 @@ class TraceWriter {
     TraceWriter(fabric::EventLoop*, uint64_t* dropped);
     ~TraceWriter();
 
-    // Opens <directory>/<program>.<pid>.trace and makes the ring; the memfd is the caller's to pass and close.
+    // Opens <directory>/<program>.<pid>.trace and makes the ring; the memfd is the caller's to pass and
+    // close.
     Result<int> open(int pid, std::string_view program, std::string_view directory);
     // The file of the process that spoke of this connection last, or null.
     TraceFile* of_connection(uint64_t connection_id) const;
@@ -30,7 +32,7 @@ class TraceWriter {
     void bind_connection(uint64_t connection_id, int pid);
     bool active() const { return !files_.empty(); }
     void write(uint64_t connection_id, std::string_view line, bool error = false);
-    void drain();                     // all rings, now
+    void drain();  // all rings, now
 
   private:
     void arm();
@@ -38,7 +40,7 @@ class TraceWriter {
     fabric::EventLoop* loop_;
     uint64_t* dropped_;
     uint64_t timer_ = 0;
-    std::unordered_map<int, std::unique_ptr<TraceFile>> files_;        // by pid
+    std::unordered_map<int, std::unique_ptr<TraceFile>> files_;  // by pid
     std::unordered_map<uint64_t, TraceFile*> by_connection_;
 };
 

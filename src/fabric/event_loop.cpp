@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cerrno>
 #include <map>
+#include <span>
 #include <system_error>
 #include <unordered_map>
 #include <utility>
@@ -46,6 +47,7 @@ struct EventLoop::Impl {
     uint64_t next_timer = 1;
     std::vector<std::function<void()>> deferred, running;
     Nanoseconds time = monotonic_now();
+    Nanoseconds spin = 0;
     std::atomic<bool> stopped = false;
 
     Impl() {
@@ -95,6 +97,19 @@ struct EventLoop::Impl {
         if (left <= 0) return 0;
         const Nanoseconds ms = std::min<Nanoseconds>((left + 999'999) / 1'000'000, 1'000'000'000);
         return limit_ms < 0 ? static_cast<int>(ms) : static_cast<int>(std::min<Nanoseconds>(ms, limit_ms));
+    }
+
+    // The number of events that came while spinning.
+    int look_awhile(std::span<epoll_event> events) {
+        const Nanoseconds duration = std::exchange(spin, 0);
+        if (duration == 0) return 0;
+        const Nanoseconds until = time + duration;
+        do {
+            const int count = epoll_wait(epoll, events.data(), static_cast<int>(events.size()), 0);
+            if (count != 0) return count;
+        } while (!stopped && deferred.empty() && monotonic_now() < until &&
+                 (timers.empty() || timers.begin()->first.first > monotonic_now()));
+        return 0;
     }
 
     void dispatch(const epoll_event& event) {
@@ -159,6 +174,8 @@ void EventLoop::cancel_timer(uint64_t id) {
     impl_->deadlines.erase(found);
 }
 
+void EventLoop::spin(Nanoseconds duration) { impl_->spin = std::max(impl_->spin, duration); }
+
 void EventLoop::defer(std::function<void()> task) { impl_->deferred.push_back(std::move(task)); }
 Nanoseconds EventLoop::now() const { return impl_->time; }
 
@@ -170,8 +187,10 @@ void EventLoop::run() {
 bool EventLoop::run_once(int timeout_ms) {
     if (impl_->stopped) return false;
     std::array<epoll_event, 64> events;
-    const int count = epoll_wait(impl_->epoll, events.data(), static_cast<int>(events.size()),
-                                 impl_->sleep_time(timeout_ms));
+    int count = impl_->look_awhile(events);
+    if (count == 0)
+        count = epoll_wait(impl_->epoll, events.data(), static_cast<int>(events.size()),
+                           impl_->sleep_time(timeout_ms));
     impl_->time = monotonic_now();
     for (int i = 0; i < count; ++i) impl_->dispatch(events[static_cast<size_t>(i)]);
     impl_->fire_timers();

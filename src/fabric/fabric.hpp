@@ -1,13 +1,15 @@
-// The seam between the engine and a transport, in the language of verbs. An Endpoint is one RDMA connection: a
-// connection identifier, a queue pair of its own (send queue, receive queue, one completion queue) and a protection
-// domain of its own; nothing is shared between endpoints, so keys and buffers of one peer are unreachable for another.
+// The seam between the engine and a transport, in the language of verbs. An Endpoint is one RDMA connection:
+// a connection identifier, a queue pair of its own (send queue, receive queue, one completion queue) and a
+// protection domain of its own; nothing is shared between endpoints, so keys and buffers of one peer are
+// unreachable for another.
 //
-// Threading: an endpoint, its listener and its EndpointEvents belong to one EventLoop and are only touched on its
-// thread. Calls never block. Events are delivered from the loop, never from inside a call into the endpoint.
+// Threading: an endpoint, its listener and its EndpointEvents belong to one EventLoop and are only touched on
+// its thread. Calls never block. Events are delivered from the loop, never from inside a call into the
+// endpoint.
 //
-// Buffer ownership: what a posted work request points to belongs to the endpoint until its completion was polled, or
-// until the endpoint was destroyed. After a failure every outstanding request completes with Status::flushed, so
-// that every buffer comes back exactly once.
+// Buffer ownership: what a posted work request points to belongs to the endpoint until its completion was
+// polled, or until the endpoint was destroyed. After a failure every outstanding request completes with
+// Status::flushed, so that every buffer comes back exactly once.
 #pragma once
 
 #include <sys/socket.h>
@@ -26,17 +28,19 @@ namespace smbdirect::fabric {
 
 // What this endpoint can do; fixed once it is established.
 struct Limits {
-    uint32_t max_sge = 1;           // elements in one work request
-    uint32_t max_send_wr = 1;       // work requests outstanding on the send queue
-    uint32_t max_recv_wr = 1;       // receives outstanding
-    uint32_t max_inline = 0;        // bytes that post_send() copies at once, without a registration
-    uint32_t max_message = 0;       // bytes in one message of any kind
-    uint32_t preferred_message = 0; // bytes of a Send that the wire carries best (one FPDU, say); 0 = no preference
-    uint8_t max_ird = 0;            // inbound RDMA Reads that we serve at once
-    uint8_t max_ord = 0;            // outbound RDMA Reads at once, after negotiation with the peer
-    bool send_with_invalidate = false;         // we may send it
-    bool remote_invalidate_registered = false; // a peer may invalidate what register_memory() returned
-    bool keep_write_source_until_completion = false;  // transmits by reference: the source must not change before completion
+    uint32_t max_sge = 1;      // elements in one work request
+    uint32_t max_send_wr = 1;  // work requests outstanding on the send queue
+    uint32_t max_recv_wr = 1;  // receives outstanding
+    uint32_t max_inline = 0;   // bytes that post_send() copies at once, without a registration
+    uint32_t max_message = 0;  // bytes in one message of any kind
+    uint32_t preferred_message =
+        0;                // bytes of a Send that the wire carries best (one FPDU, say); 0 = no preference
+    uint8_t max_ird = 0;  // inbound RDMA Reads that we serve at once
+    uint8_t max_ord = 0;  // outbound RDMA Reads at once, after negotiation with the peer
+    bool send_with_invalidate = false;          // we may send it
+    bool remote_invalidate_registered = false;  // a peer may invalidate what register_memory() returned
+    bool keep_write_source_until_completion =
+        false;  // transmits by reference: the source must not change before completion
 };
 
 enum Access : uint32_t {  // besides local read and write, which every registration has
@@ -65,9 +69,9 @@ enum class Status : uint8_t { success, flushed, local_error, remote_access_error
 struct SendRequest {
     uint64_t wr_id = 0;
     Opcode opcode = Opcode::send;
-    std::span<const Sge> sges;      // rdma_read: the sink. The span itself is copied, what it points to is not.
-    uint32_t invalidate_rkey = 0;   // send_with_invalidate
-    uint32_t remote_rkey = 0;       // rdma_write, rdma_read
+    std::span<const Sge> sges;  // rdma_read: the sink. The span itself is copied, what it points to is not.
+    uint32_t invalidate_rkey = 0;  // send_with_invalidate
+    uint32_t remote_rkey = 0;      // rdma_write, rdma_read
     uint64_t remote_offset = 0;
 };
 
@@ -75,8 +79,8 @@ struct Completion {
     uint64_t wr_id = 0;
     Opcode opcode = Opcode::send;
     Status status = Status::success;
-    uint32_t byte_length = 0;        // receive, rdma_read
-    bool invalidated = false;        // receive: the peer invalidated invalidated_rkey
+    uint32_t byte_length = 0;  // receive, rdma_read
+    bool invalidated = false;  // receive: the peer invalidated invalidated_rkey
     uint32_t invalidated_rkey = 0;
 };
 
@@ -91,13 +95,14 @@ class Endpoint;
 
 class EndpointEvents {
   public:
-    // The connection stands; private data is the peer's reply (initiator). Sends may be posted from now on. A receive
-    // completion may overtake this event.
+    // The connection stands; private data is the peer's reply (initiator). Sends may be posted from now on. A
+    // receive completion may overtake this event.
     virtual void on_established(const PrivateData& peer) = 0;
     // Something can be polled. Edge: called once, again only after poll() returned less than it had room for.
     virtual void on_completions() = 0;
     // Called once: the connection could not be made, or it ended. Posted work is flushed; poll() returns it.
-    // errnum is what TCP would report: 0 for an orderly end by the peer, ECONNREFUSED, ECONNRESET, ETIMEDOUT, ...
+    // errnum is what TCP would report: 0 for an orderly end by the peer, ECONNREFUSED, ECONNRESET, ETIMEDOUT,
+    // ...
     virtual void on_disconnected(Error error) = 0;
 
   protected:
@@ -105,12 +110,12 @@ class EndpointEvents {
 };
 
 struct ConnectParameters {
-    sockaddr_storage local{};    // ss_family AF_UNSPEC: any
-    sockaddr_storage remote{};   // the port is the RDMA port
+    sockaddr_storage local{};   // ss_family AF_UNSPEC: any
+    sockaddr_storage remote{};  // the port is the RDMA port
     PrivateData private_data;
-    uint8_t ird = 32, ord = 8;   // what we offer
+    uint8_t ird = 32, ord = 8;                       // what we offer
     uint32_t send_queue = 256, receive_queue = 256;  // wanted depths
-    Nanoseconds timeout = 10'000'000'000;  // for the whole of resolution and connection
+    Nanoseconds timeout = 10'000'000'000;            // for the whole of resolution and connection
 };
 
 struct AcceptParameters {
@@ -132,8 +137,9 @@ class Endpoint {
     // After this returns no remote access is possible [MS-SMBD] 3.1.4.4.
     virtual void deregister_memory(const MemoryRegion&) = 0;
 
-    // The peer is known to run this same fabric (the engine tells by its private data): what only our own kind takes,
-    // such as FPDUs beyond the path's segment size, may be used. Call it in on_established(), or before accept().
+    // The peer is known to run this same fabric (the engine tells by its private data): what only our own
+    // kind takes, such as FPDUs beyond the path's segment size, may be used. Call it in on_established(), or
+    // before accept().
     virtual void peer_is_own_kind() {}
 
     // At most limits().max_recv_wr outstanding.
@@ -153,13 +159,15 @@ class Endpoint {
     virtual sockaddr_storage local_address() const = 0;
     virtual sockaddr_storage remote_address() const = 0;
     virtual const char* fabric_name() const = 0;
-    // Bytes posted to the send queue that the peer's transport has not yet acknowledged, where known (for SIOCOUTQ).
+    // Bytes posted to the send queue that the peer's transport has not yet acknowledged, where known (for
+    // SIOCOUTQ).
     virtual uint64_t unacknowledged_bytes() const = 0;
 };
 
 class ListenerEvents {
   public:
-    // A connection request. Take the endpoint and accept() or reject() it, now or later; destroying it rejects.
+    // A connection request. Take the endpoint and accept() or reject() it, now or later; destroying it
+    // rejects.
     virtual void on_request(std::unique_ptr<Endpoint> endpoint, const PrivateData& peer) = 0;
 
   protected:
@@ -178,7 +186,7 @@ struct ListenParameters {
     sockaddr_storage address{};  // the port is the RDMA port
     bool v6_only = true;
     int backlog = 128;
-    int inherited_fd = -1;       // listen on this socket instead of opening one; stays the caller's
+    int inherited_fd = -1;  // listen on this socket instead of opening one; stays the caller's
 };
 
 class Fabric {

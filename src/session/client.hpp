@@ -21,13 +21,14 @@ struct ClientOptions {
     int wait_ms = 5000;                 // for a starting engine
 };
 
-// One exchange: find the engine (system, then user), start it if none answers, check who it is, ask. Sends pass_fd if
-// it is not -1. Descriptors in the reply are CLOEXEC. errno is preserved. Uses raw system calls only, so that it may
-// run inside interposed functions; no allocation. Async-signal-safe.
-Result<Reply> ask_engine(const ClientOptions&, const Request&, int pass_fd, ReplyFds*, char* text = nullptr, uint32_t text_size = 0);
+// One exchange: find the engine (system, then user), start it if none answers, check who it is, ask. Sends
+// pass_fd if it is not -1. Descriptors in the reply are CLOEXEC. errno is preserved. Uses raw system calls
+// only, so that it may run inside interposed functions; no allocation. Async-signal-safe.
+Result<Reply> ask_engine(const ClientOptions&, const Request&, int pass_fd, ReplyFds*, char* text = nullptr,
+                         uint32_t text_size = 0);
 
-// Starts `path` as nobody's child: no SIGCHLD, nothing for waitpid(-1), own session, no inherited descriptors but 0-2
-// on /dev/null, default signals, without LD_PRELOAD (readiness.md section 8). False with errno.
+// Starts `path` as nobody's child: no SIGCHLD, nothing for waitpid(-1), own session, no inherited descriptors
+// but 0-2 on /dev/null, default signals, without LD_PRELOAD (readiness.md section 8). False with errno.
 bool spawn_invisibly(const char* path, const char* const* arguments);
 
 }  // namespace smbdirect::session

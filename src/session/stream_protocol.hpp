@@ -180,10 +180,11 @@ class Receiver {
     }
 
     void receive_owed_if_here(uint32_t owed) {  // wrong on purpose
-        uint64_t all = m_.partial_message.load() + owed;
+        std::atomic<uint64_t>& left = Policy::left_owing(view_);
+        uint64_t all = left.load() + owed;
         unsigned char token[kMaxTokensAtOnce];
         long got = all ? raw::receive(a_, token, std::min<size_t>(all, sizeof token)) : 0;
-        m_.partial_message.store(all - static_cast<uint64_t>(std::max(got, 0L)));
+        left.store(all - static_cast<uint64_t>(std::max(got, 0L)));
     }
 
     // The ring was empty. True: `result` says EAGAIN, error or end; false: something came, look again.

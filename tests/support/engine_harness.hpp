@@ -1,5 +1,5 @@
-// An engine on a thread of the test, and the moves of the library made by hand: what libsmbdirect.so does inside
-// connect(), accept(), send() and recv(), without interposing anything. So sanitizers see both sides.
+// An engine on a thread of the test, and the moves of the library made by hand: what libsmbdirect.so does
+// inside connect(), accept(), send() and recv(), without interposing anything. So sanitizers see both sides.
 #pragma once
 
 #include <arpa/inet.h>
@@ -36,7 +36,8 @@ class TestEngine {
         name_ = "smbdirect/test/" + std::to_string(getpid()) + "/" + std::to_string(++count);
         meeting_ = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         const auto name = session::meeting_name_override(name_.c_str());
-        if (bind(meeting_, reinterpret_cast<const sockaddr*>(&name.address), name.length) != 0 || listen(meeting_, 64) != 0)
+        if (bind(meeting_, reinterpret_cast<const sockaddr*>(&name.address), name.length) != 0 ||
+            listen(meeting_, 64) != 0)
             abort();
         engine::Engine::Options options;
         options.settings = settings;
@@ -53,12 +54,14 @@ class TestEngine {
         close(meeting_);
     }
 
-    Result<session::Reply> ask(const session::Request& request, int pass, session::ReplyFds* fds, std::string* text = nullptr) {
+    Result<session::Reply> ask(const session::Request& request, int pass, session::ReplyFds* fds,
+                               std::string* text = nullptr) {
         session::ClientOptions options;
         options.socket_name = name_.c_str();
         options.uid = getuid();
         std::vector<char> buffer(session::kMaxReplyText);
-        auto reply = session::ask_engine(options, request, pass, fds, buffer.data(), static_cast<uint32_t>(buffer.size()));
+        auto reply = session::ask_engine(options, request, pass, fds, buffer.data(),
+                                         static_cast<uint32_t>(buffer.size()));
         if (reply && text) text->assign(buffer.data(), reply->text_length);
         return reply;
     }
@@ -113,7 +116,8 @@ class Socket {
         if (!session::map_connection_memory(memfd, &view_)) abort();
         close(memfd);
     }
-    Socket(Socket&& other) noexcept : a_(std::exchange(other.a_, -1)), view_(std::exchange(other.view_, {})) {}
+    Socket(Socket&& other) noexcept
+        : a_(std::exchange(other.a_, -1)), view_(std::exchange(other.view_, {})) {}
     Socket& operator=(Socket&& other) noexcept {
         std::swap(a_, other.a_);
         std::swap(view_, other.view_);
@@ -141,7 +145,9 @@ class Socket {
     // Waits until connecting is over; the errno, or 0.
     int connected() const {
         wait(POLLOUT);
-        return memory()->state.load() == session::ConnectionState::established ? 0 : session::take_error(view_, a_);
+        return memory()->state.load() == session::ConnectionState::established
+                   ? 0
+                   : session::take_error(view_, a_);
     }
 
     // Everything, or the errno.
@@ -199,8 +205,8 @@ inline std::vector<char> message(size_t payload, unsigned seed) {
     return bytes;
 }
 
-inline Socket connect_to(TestEngine& engine, const sockaddr_storage& remote, session::FabricChoice fabric, int* error = nullptr,
-                         uint16_t rdma_port = 0) {
+inline Socket connect_to(TestEngine& engine, const sockaddr_storage& remote, session::FabricChoice fabric,
+                         int* error = nullptr, uint16_t rdma_port = 0) {
     session::Request request;
     request.type = session::RequestType::connect;
     request.fabric = fabric;
@@ -230,7 +236,9 @@ class Listening {
             int one = 1;
             setsockopt(fd_, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
             auto address = loopback(port_);
-            if (bind(fd_, reinterpret_cast<sockaddr*>(&address), sizeof(sockaddr_in)) != 0 || listen(fd_, 64) != 0) abort();
+            if (bind(fd_, reinterpret_cast<sockaddr*>(&address), sizeof(sockaddr_in)) != 0 ||
+                listen(fd_, 64) != 0)
+                abort();
             pass = fd_;
         }
         session::ReplyFds fds;
@@ -257,7 +265,8 @@ class Listening {
         if (::poll(&watch, 1, 30'000) != 1) return {};
         sockaddr_storage peer{};
         socklen_t length = sizeof peer;
-        const int accepted = ::accept4(fd_, reinterpret_cast<sockaddr*>(&peer), &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        const int accepted =
+            ::accept4(fd_, reinterpret_cast<sockaddr*>(&peer), &length, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (accepted < 0) return {};
         return beside_ ? claim(accepted, peer) : attach(accepted);
     }
@@ -270,7 +279,8 @@ class Listening {
         request.listener_id = id_;
         for (auto& entry : table_->entry) {
             auto expected = session::KnockState::knocking;
-            if (entry.state.load() == expected && entry.port == v4.sin_port && std::memcmp(entry.address, &v4.sin_addr, 4) == 0 &&
+            if (entry.state.load() == expected && entry.port == v4.sin_port &&
+                std::memcmp(entry.address, &v4.sin_addr, 4) == 0 &&
                 entry.state.compare_exchange_strong(expected, session::KnockState::claimed))
                 request.ticket = entry.ticket;
         }

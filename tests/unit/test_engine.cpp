@@ -36,7 +36,8 @@ void exchange(const Socket& from, const Socket& to, size_t payload, unsigned see
 
 }  // namespace
 
-TEST_CASE("messages of every size arrive whole, both ways, on both fabrics and both kinds of listener", "[engine]") {
+TEST_CASE("messages of every size arrive whole, both ways, on both fabrics and both kinds of listener",
+          "[engine]") {
     for (FabricChoice fabric : {FabricChoice::iwarp, FabricChoice::memory})
         for (bool beside : {false, true}) {
             CAPTURE(static_cast<int>(fabric), beside);
@@ -45,7 +46,8 @@ TEST_CASE("messages of every size arrive whole, both ways, on both fabrics and b
             REQUIRE(listening.error() == 0);
             auto [client, server] = connected_pair(engine, listening, fabric);
             unsigned seed = 1;
-            for (size_t size : {1u, 3u, 4u, 100u, 8111u, 8112u, 8113u, 16384u, 65536u, 100'000u, 1u << 20, 8u << 20}) {
+            for (size_t size :
+                 {1u, 3u, 4u, 100u, 8111u, 8112u, 8113u, 16384u, 65536u, 100'000u, 1u << 20, 8u << 20}) {
                 exchange(client, server, size, ++seed);
                 exchange(server, client, size, ++seed);
             }
@@ -171,7 +173,8 @@ TEST_CASE("nothing is left of connections that ended", "[engine]") {
 TEST_CASE("peers that talk garbage never reach the program", "[engine]") {
     TestEngine engine;
     Listening listening(engine, true);
-    for (const char* garbage : {"", "GET / HTTP/1.0\r\n\r\n", "MPA ID Req Frame\x40\x01\x00\x00garbage garbage garbage garbage garbage"}) {
+    for (const char* garbage : {"", "GET / HTTP/1.0\r\n\r\n",
+                                "MPA ID Req Frame\x40\x01\x00\x00garbage garbage garbage garbage garbage"}) {
         int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         auto address = loopback(static_cast<uint16_t>(listening.port() + 5000));
         REQUIRE(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(sockaddr_in)) == 0);

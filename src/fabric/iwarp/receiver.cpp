@@ -7,7 +7,7 @@
 namespace smbdirect::fabric::iwarp {
 namespace {
 
-constexpr size_t turn_budget = 256 * 1024;
+constexpr size_t turn_budget = 512 * 1024;
 constexpr uint32_t least_guess =
     4096;  // below, one copy out of the tail is cheaper than more elements in the iovec
 constexpr unsigned most_misses = 4;  // small FPDUs in a row after which we no longer expect a large one

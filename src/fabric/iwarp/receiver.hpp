@@ -40,7 +40,7 @@ class ReceiverEvents {
 
 // Buffers for one reading turn. Nothing stays in them between turns, so all streams of a loop share one.
 struct ReceiveStaging {
-    static constexpr size_t tail_size = 64 * 1024, guess_size = 128 * 1024, max_iov = 64, scratch_size = 32;
+    static constexpr size_t tail_size = 64 * 1024, guess_size = 256 * 1024, max_iov = 64, scratch_size = 32;
     std::array<iovec, max_iov> iov;
     std::array<std::array<std::byte, scratch_size>, max_iov> scratch;
     std::array<std::byte, tail_size> tail;

@@ -24,7 +24,7 @@ class ByteSink {
 // FPDUs on their way: an iovec over headers, trailers and small payloads in `arena`, and over payload where
 // it lies. It lives until the kernel has taken every byte.
 struct Batch {
-    static constexpr size_t max_bytes = 128 * 1024, max_iov = 256, arena_size = 8 * 1024;
+    static constexpr size_t max_bytes = 256 * 1024, max_iov = 256, arena_size = 8 * 1024;
     std::array<iovec, max_iov> iov;
     std::array<std::byte, arena_size> arena;
     size_t first = 0, count = 0;  // what is left of the iovec
