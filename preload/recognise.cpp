@@ -53,9 +53,17 @@ Attachment* attach_listener(int fd, uint64_t listener_id) {
     auto reply = ask(request, fd, &fds);
     for (int passed : fds.fd)
         if (passed >= 0) raw(SYS_close, passed);
-    if (reply) listener->local = reply->local;
+    if (reply) {
+        if (reply->listener_id) listener->listener_id = reply->listener_id;
+        listener->local = reply->local;
+        listener->face = reply->face;
+    }
     if (listener->local.ss_family == 0) listener->local.ss_family = AF_INET;
-    trace(0, 0, fd, "listener taken over");
+    if (tracing() && reply)
+        trace(0, 0, fd, "listener taken over, RDMA port %u", reply->rdma_port);
+    else if (tracing())
+        trace(1, 0, fd, "listener taken over, which the engine does not know, reason %u: %s",
+              static_cast<unsigned>(reply.error().reason), reason_sentence(reply.error().reason));
     return listener;
 }
 

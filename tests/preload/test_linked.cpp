@@ -223,6 +223,29 @@ TEST_CASE("linked: a listener that is SMBDIRECT only") {
     close(tcp);
 }
 
+TEST_CASE("linked: a listener that is SMBDIRECT only, in a process that did not make it") {
+    const bool is_explicit = GENERATE(false, true);
+    const int protocol = is_explicit ? IPPROTO_SMBDIRECT : 0;
+    const uint16_t port = is_explicit ? explicit_port + 1 : only_port;
+    const int listener = make_listener(port, protocol);
+    const int taken_over = dup(listener);  // past the library: as after exec, and by SCM_RIGHTS
+    sockaddr_in name{};
+    socklen_t length = sizeof name;
+    REQUIRE(smbdirect_getsockname(taken_over, reinterpret_cast<sockaddr*>(&name), &length) == 0);
+    CHECK(name.sin_family == AF_INET);
+    CHECK(name.sin_addr.s_addr == htonl(INADDR_LOOPBACK));
+    CHECK(name.sin_port == htons(port));
+    CHECK(protocol_of(taken_over) == (is_explicit ? IPPROTO_SMBDIRECT : IPPROTO_TCP));
+    Pair pair;
+    pair.client = connect_to(port, protocol);
+    REQUIRE(pair.client >= 0);
+    pair.server = smbdirect_accept(taken_over, nullptr, nullptr);
+    REQUIRE(pair.server >= 0);
+    CHECK(protocol_of(pair.server) == protocol_of(taken_over));
+    smbdirect_close(taken_over);
+    smbdirect_close(listener);
+}
+
 TEST_CASE("linked: explicit sockets speak as the kernel series does") {
     int fd = smbdirect_socket(AF_INET, SOCK_STREAM, IPPROTO_SMBDIRECT);
     REQUIRE(fd >= 0);
