@@ -4,6 +4,9 @@
 
 #include <sched.h>
 
+#include <atomic>
+
+#include "session/memory.hpp"
 #include "session/mirror_policy.hpp"
 #include "stress_world.hpp"
 
@@ -35,6 +38,11 @@ struct NoTakingBack : Jitter {
 };
 struct OwedLeftOwing : Jitter {
     static constexpr bool waits_for_owed = false;
+    // The last word of page 0, which nobody else uses.
+    static std::atomic<uint64_t>& left_owing(const ConnectionView& view) {
+        static_assert(sizeof(ConnectionMemory) <= 4096 - sizeof(uint64_t));
+        return *reinterpret_cast<std::atomic<uint64_t>*>(view.base + 4096 - sizeof(uint64_t));
+    }
 };
 struct ClearThenDrainAllStuffing : Jitter {
     static constexpr Drain stuffing_drain = Drain::clear_then_all;
