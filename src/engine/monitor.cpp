@@ -17,6 +17,7 @@
 
 #include "engine/engine.hpp"
 #include "session/names.hpp"
+#include "session/rights.hpp"
 
 namespace smbdirect::engine {
 namespace {
@@ -65,19 +66,11 @@ class PipeKeeper final : public ListenerKeeper {
   private:
     void send(const KeeperMessage& message, const int* fds, int count) {
         iovec part{const_cast<KeeperMessage*>(&message), sizeof message};
-        alignas(cmsghdr) char control[CMSG_SPACE(2 * sizeof(int))] = {};
+        session::Rights<2> rights;
         msghdr header{};
         header.msg_iov = &part;
         header.msg_iovlen = 1;
-        if (count) {
-            header.msg_control = control;
-            header.msg_controllen = CMSG_SPACE(sizeof(int) * count);
-            auto* c = CMSG_FIRSTHDR(&header);
-            c->cmsg_level = SOL_SOCKET;
-            c->cmsg_type = SCM_RIGHTS;
-            c->cmsg_len = CMSG_LEN(sizeof(int) * count);
-            std::memcpy(CMSG_DATA(c), fds, sizeof(int) * count);
-        }
+        if (count) rights.pass(header, fds, count);
         // Without a monitor there is no successor to tell.
         [[maybe_unused]] auto sent = sendmsg(socket_, &header, MSG_NOSIGNAL);
     }
@@ -193,19 +186,14 @@ void Monitor::take_keeper_messages() {
     for (;;) {
         KeeperMessage message;
         iovec part{&message, sizeof message};
-        alignas(cmsghdr) char control[CMSG_SPACE(2 * sizeof(int))];
+        session::Rights<2> rights;
         msghdr header{};
         header.msg_iov = &part;
         header.msg_iovlen = 1;
-        header.msg_control = control;
-        header.msg_controllen = sizeof control;
+        rights.expect(header);
         if (recvmsg(keeper_socket_, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != sizeof message) return;
         int fds[2], count = 0;
-        auto* c = CMSG_FIRSTHDR(&header);
-        if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
-            count = static_cast<int>((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-            std::memcpy(fds, CMSG_DATA(c), sizeof(int) * static_cast<size_t>(count));
-        }
+        session::for_each_passed_fd(header, [&](int fd) { fds[count++] = fd; });
         take_keeper_message(message, fds, count);
     }
 }

@@ -5,7 +5,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
+
+#include "session/rights.hpp"
 
 namespace smbdirect::engine {
 
@@ -40,26 +41,19 @@ class SessionServer::Client final : public fabric::Watcher {
   private:
     ssize_t receive(session::Request* request, int* passed) {
         iovec part{request, sizeof *request};
-        alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * session::kMaxMessageFds)];
+        session::Rights<session::kMaxMessageFds> rights;
         msghdr message{};
         message.msg_iov = &part;
         message.msg_iovlen = 1;
-        message.msg_control = control;
-        message.msg_controllen = sizeof control;
+        rights.expect(message);
         const ssize_t length = recvmsg(socket_, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
         if (length < 0) return length;
-        for (auto* c = CMSG_FIRSTHDR(&message); c; c = CMSG_NXTHDR(&message, c)) {
-            if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
-            const size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-            for (size_t i = 0; i < count; ++i) {
-                int fd;
-                std::memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
-                if (*passed < 0)
-                    *passed = fd;
-                else
-                    close(fd);
-            }
-        }
+        session::for_each_passed_fd(message, [passed](int fd) {
+            if (*passed < 0)
+                *passed = fd;
+            else
+                close(fd);
+        });
         return length;
     }
 
@@ -96,21 +90,13 @@ class SessionServer::Client final : public fabric::Watcher {
         if (answer.text.size() > session::kMaxReplyText) answer.text.resize(session::kMaxReplyText);
         answer.reply.text_length = static_cast<uint32_t>(answer.text.size());
         iovec parts[2] = {{&answer.reply, sizeof answer.reply}, {answer.text.data(), answer.text.size()}};
-        alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * session::kMaxMessageFds)] = {};
+        session::Rights<session::kMaxMessageFds> rights;
         msghdr message{};
         message.msg_iov = parts;
         message.msg_iovlen = 2;
         int count = 0;
         while (count < session::kMaxMessageFds && answer.fd[count] >= 0) ++count;
-        if (count) {
-            message.msg_control = control;
-            message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
-            auto* header = CMSG_FIRSTHDR(&message);
-            header->cmsg_level = SOL_SOCKET;
-            header->cmsg_type = SCM_RIGHTS;
-            header->cmsg_len = CMSG_LEN(sizeof(int) * count);
-            std::memcpy(CMSG_DATA(header), answer.fd, sizeof(int) * count);
-        }
+        if (count) rights.pass(message, answer.fd, count);
         // A client that went away is its own business.
         [[maybe_unused]] auto sent = sendmsg(socket_, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
     }
