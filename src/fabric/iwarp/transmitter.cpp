@@ -22,7 +22,7 @@ constexpr uint32_t rtr_stag = 1;  // not 0: Chelsio hardware faults tagged FPDUs
 
 void Batch::clear() {
     first = count = arena_used = bytes = 0;
-    carries_responses = false;
+    carries_responses = holds_large = false;
     rescued.clear();
 }
 
@@ -132,15 +132,29 @@ void Transmitter::on_deregistered(std::span<std::byte> region) {
 bool Transmitter::assemble() {
     if (!stream_.may_send || faulted_) return false;
     batch_ = batches_.take();
-    while (batch_->bytes < Batch::max_bytes && batch_->count + iov_reserve <= Batch::max_iov &&
+    while (!(batch_->count && large_is_next()) && !batch_->holds_large && batch_->bytes < Batch::max_bytes &&
+           batch_->count + iov_reserve <= Batch::max_iov &&
            batch_->arena_used + arena_reserve <= Batch::arena_size && add_fpdu()) {
     }
     if (batch_->empty()) batches_.give(std::move(batch_));
     return batch_ != nullptr;
 }
 
+// FPDUs far beyond the path's segments fill one of loopback's or of a GSO device's, and each goes in one of
+// its own: a capture then shows a Send a frame, and Wireshark, which reassembles only the first Send of a
+// frame, sees every message.
+bool Transmitter::large_is_next() const {
+    constexpr uint32_t least_mulpdu = 16 * 1024, large = 4096;
+    if (stream_.mulpdu < least_mulpdu) return false;
+    if (current_ == Source::work) return stream_.sends[next_work_].length - offset_ >= large;
+    if (current_ == Source::response) return true;
+    const bool work = work_ready() && stream_.sends[next_work_].length >= large;
+    return work || next_response_ != stream_.inbound_reads.end_number();
+}
+
 bool Transmitter::add_fpdu() {
     if (rtr_ != Rtr::none) return add_rtr();
+    batch_->holds_large = large_is_next();
     if (current_ == Source::none) choose();
     switch (current_) {
         case Source::none:

@@ -30,6 +30,7 @@ struct Batch {
     size_t first = 0, count = 0;  // what is left of the iovec
     size_t arena_used = 0, bytes = 0;
     bool carries_responses = false;
+    bool holds_large = false;  // and so nothing else
     std::vector<std::unique_ptr<std::byte[]>>
         rescued;  // payload whose memory was deregistered in the meantime
 
@@ -75,6 +76,7 @@ class Transmitter {
     void on_deregistered(std::span<std::byte> region);
 
   private:
+    bool large_is_next() const;
     enum class Source : uint8_t { none, work, response };
     struct Mark {
         uint64_t end = 0;     // when this many bytes of the stream are taken ...
