@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <sys/sendfile.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "data.hpp"

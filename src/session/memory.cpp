@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <bit>
+#include <iterator>
 #include <new>
 
 #include "session/raw_calls.hpp"

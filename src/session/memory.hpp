@@ -115,9 +115,10 @@ static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<int32_t>
 static_assert(sizeof(ConnectionMemory) <= 4096);
 
 struct MemoryGeometry {
-    uint32_t transmit_size = 4u << 20;
+    // Larger rings hold no more of the traffic and leave the cache (measured: 4 MiB costs a third more of the engine).
+    uint32_t transmit_size = 2u << 20;
     uint32_t receive_ring_entries = 1024;
-    uint32_t receive_area_size = 4u << 20;
+    uint32_t receive_area_size = 2u << 20;
 };
 
 // A mapping. Plain values: the owner unmaps. The geometry was checked and copied when the view was made: what
