@@ -16,6 +16,7 @@
 #include "engine/counters.hpp"
 #include "engine/settings.hpp"
 #include "engine/slots.hpp"
+#include "engine/spin_guard.hpp"
 #include "engine/trace_writer.hpp"
 #include "fabric/fabric.hpp"
 #include "session/readiness.hpp"
@@ -41,6 +42,7 @@ struct DriverContext {
     const Settings* settings;
     Counters* counters;
     TraceWriter* trace;
+    SpinGuard* spin_guard;
     uint64_t engine_id;
 };
 

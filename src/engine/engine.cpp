@@ -35,7 +35,7 @@ Engine::Engine(const Options& options)
       trace_(&loop_, &counters_.trace_dropped),
       iwarp_(fabric::make_iwarp_fabric(loop_)),
       memory_(fabric::make_memory_fabric(loop_)),
-      context_{&loop_, &options_.settings, &counters_, &trace_, id_},
+      context_{&loop_, &options_.settings, &counters_, &trace_, &spin_guard_, id_},
       listeners_(std::make_unique<ListenerTable>(
           context_, iwarp_.get(), memory_.get(), [this] { return make_driver(); }, options.keeper)),
       server_(std::make_unique<SessionServer>(this, options.meeting_socket)),

@@ -75,6 +75,7 @@ class Engine final : public DriverEvents {
     fabric::EventLoop loop_;
     Counters counters_;
     TraceWriter trace_;
+    SpinGuard spin_guard_;
     std::unique_ptr<fabric::Fabric> iwarp_, memory_;
     DriverContext context_;
     std::unique_ptr<ListenerTable> listeners_;

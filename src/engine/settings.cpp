@@ -1,8 +1,8 @@
 #include "engine/settings.hpp"
 
+#include <bit>
 #include <cerrno>
 #include <cstdlib>
-#include <thread>
 
 namespace smbdirect::engine {
 namespace {
@@ -29,10 +29,6 @@ Settings settings_from_environment() {
     // carries best.
     settings.own_kind.max_send_size = settings.own_kind.max_receive_size = 64'724;
 
-    // Looking on instead of sleeping pays where a core is left for it; on two it takes from client and server
-    // what it gives.
-    if (std::thread::hardware_concurrency() >= 4) settings.spin_us = 50;
-
     read_number("SMBDIRECT_IDLE_EXIT", &settings.idle_exit_seconds, 0, 86'400);            // seconds
     read_number("SMBDIRECT_CONNECT_TIMEOUT", &settings.connect_timeout_ms, 1, 600'000);    // milliseconds
     read_number("SMBDIRECT_SPIN", &settings.spin_us, 0, 1000);                             // microseconds
@@ -42,6 +38,11 @@ Settings settings_from_environment() {
     read_number("SMBDIRECT_OWN_FRAGMENT", &settings.own_kind.max_send_size, 1029, 1 << 20);       // bytes
     read_number("SMBDIRECT_MAX_FRAGMENTED_SIZE", &settings.stranger.max_fragmented_receive_size, 131'072,
                 UINT32_MAX / 2);  // bytes
+    uint32_t transmit_kib = 0, receive_kib = 0;
+    read_number("SMBDIRECT_TRANSMIT_RING", &transmit_kib, 64, 1u << 20);  // KiB, rounded up to a power of two
+    read_number("SMBDIRECT_RECEIVE_AREA", &receive_kib, 512, 1u << 20);   // KiB
+    if (transmit_kib) settings.geometry.transmit_size = std::bit_ceil(transmit_kib) * 1024;
+    if (receive_kib) settings.geometry.receive_area_size = receive_kib * 1024;
     uint64_t keepalive_ms = 0;
     read_number("SMBDIRECT_KEEPALIVE", &keepalive_ms, 100, 86'400'000);  // milliseconds
     if (keepalive_ms) settings.stranger.keepalive_interval = static_cast<int64_t>(keepalive_ms) * 1'000'000;
