@@ -24,6 +24,8 @@ Settings settings_from_environment() {
     Settings settings;
     settings.stranger.max_send_size = 8136;  // the most that Windows takes as PreferredSendSize [MS-SMBD] <6>
     settings.stranger.max_receive_size = 8192;
+    // [MS-SMBD] 3.1.4.1 has 120 s; nobody at a prompt waits so long for a peer that says nothing.
+    settings.stranger.negotiate_timeout_active = 20'000'000'000;
     settings.own_kind = settings.stranger;
     // With its headers still one FPDU (RFC 5044: ULPDUs of at most 64768 bytes), which is what the wire
     // carries best.

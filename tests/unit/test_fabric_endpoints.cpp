@@ -300,7 +300,7 @@ TEST_CASE("nobody accepts in time") {
     parameters.timeout = 50'000'000;
     REQUIRE(pair.request(parameters));
     REQUIRE(pair.until([&] { return pair.client.end.has_value(); }));
-    CHECK(*pair.client.end == Error{Reason::connect_timeout, ETIMEDOUT});
+    CHECK(pair.client.end->errnum == ETIMEDOUT);
     settle(pair.loop);
     CHECK(pair.acceptor.endpoint->accept({}, &pair.server).error().errnum == ECONNRESET);
 }

@@ -330,7 +330,7 @@ TEST_CASE("initiator: the end in the middle of a reply") {
 
 TEST_CASE("initiator: silence ends within the overall time limit") {
     Initiator initiator({.crc = no_crc}, 100'000'000);
-    CHECK(initiator.end() == Error{Reason::connect_timeout, ETIMEDOUT});
+    CHECK(initiator.end() == Error{Reason::peer_not_iwarp, ETIMEDOUT});
     CHECK(initiator.peer.ending() == "fin");
 }
 

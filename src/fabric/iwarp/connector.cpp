@@ -31,7 +31,18 @@ Result<void> Connector::start() {
         timer_ = 0;
         finish(fail(Reason::connect_timeout, ETIMEDOUT));
     });
+    deadline_ = core_.loop.now() + parameters_.timeout;
     return {};
+}
+
+// Who accepts a TCP connection and then says nothing does not speak MPA, and is known sooner than a lost SYN.
+void Connector::arm_reply_timer() {
+    core_.loop.cancel_timer(timer_);
+    const Nanoseconds limit = std::min(deadline_, core_.loop.now() + core_.settings.reply_timeout);
+    timer_ = core_.loop.add_timer(limit, [this] {
+        timer_ = 0;
+        finish(fail(Reason::peer_not_iwarp, ETIMEDOUT));
+    });
 }
 
 Result<void> Connector::open() {
@@ -71,6 +82,7 @@ void Connector::send_request() {
     // The first bytes of a connection always fit the send buffer.
     if (sent != static_cast<ssize_t>(size)) return on_silent_close(sent < 0 ? errno : EPIPE);
     step_ = Step::awaiting_reply;
+    arm_reply_timer();
     if (!core_.loop.modify(socket_.fd(), EPOLLIN | EPOLLRDHUP, this)) finish(fail(Reason::engine_resources));
 }
 

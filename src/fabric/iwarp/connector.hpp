@@ -33,6 +33,7 @@ class Connector final : public Watcher {
     void on_ready(uint32_t events) override;
     Result<void> open();
     void send_request();
+    void arm_reply_timer();
     void read_reply();
     void on_reply(const wire::MpaFrame& reply);
     // The peer closed without a word: an RFC 5044 one may do so on revision 2.
@@ -48,6 +49,7 @@ class Connector final : public Watcher {
     Wishes wishes_;
     uint8_t revision_;
     uint64_t timer_ = 0;
+    Nanoseconds deadline_ = 0;
     std::array<std::byte, wire::mpa_max_frame> buffer_;
     size_t have_ = 0;
 };

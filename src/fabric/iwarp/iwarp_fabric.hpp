@@ -29,7 +29,8 @@ struct Settings {
     // all.
     int keepalive_idle_s = 60, keepalive_interval_s = 10, keepalive_probes = 6;
     Nanoseconds request_timeout =
-        5'000'000'000;          // an accepted TCP connection owes its MPA Request within this time
+        5'000'000'000;  // an accepted TCP connection owes its MPA Request within this time
+    Nanoseconds reply_timeout = 4'000'000'000;  // a peer that accepted our TCP connection owes its MPA Reply
     unsigned half_open = 1024;  // connections of a listener that still owe it; beyond: the oldest goes
     unsigned half_open_per_peer = 512;  // of one address; beyond: the oldest of that address goes
     // disconnect(): what was posted has this long to go out; then the peer sees a reset.
