@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -122,6 +123,7 @@ int main(int argc, char** argv) {
     options.socket_name = std::getenv("SMBDIRECT_SOCKET");
     options.settings = engine::settings_from_environment();
     options.rename = rename_process;
+    umask(022);  // not that of the program that happened to come first: smbd's is 0 at times
     raise_descriptor_limit();
     return engine::run_monitor(options);
 }
