@@ -1,11 +1,14 @@
 #include "fabric/soft/endpoint.hpp"
 
 #include <limits>
+#include <memory>
 
 namespace smbdirect::fabric::soft {
 
 SoftEndpoint::SoftEndpoint(EventLoop& loop)
-    : loop_(loop), delivery_(new Delivery{this}), completions_(std::numeric_limits<size_t>::max()) {
+    : loop_(loop),
+      delivery_(std::make_shared<Delivery>(Delivery{this})),
+      completions_(std::numeric_limits<size_t>::max()) {
     limits_.max_sge = max_sge;
     limits_.max_inline = max_inline;
     limits_.send_with_invalidate = true;
@@ -13,10 +16,7 @@ SoftEndpoint::SoftEndpoint(EventLoop& loop)
     set_depths(max_queue_depth, max_queue_depth);
 }
 
-SoftEndpoint::~SoftEndpoint() {
-    delivery_->owner = nullptr;
-    release(delivery_);
-}
+SoftEndpoint::~SoftEndpoint() { delivery_->owner = nullptr; }
 
 void SoftEndpoint::set_depths(uint32_t send_queue, uint32_t receive_queue) {
     limits_.max_send_wr = std::clamp(send_queue, 1u, max_queue_depth);
@@ -179,33 +179,27 @@ bool SoftEndpoint::has_news() const {
 void SoftEndpoint::schedule() {
     if (!events_ || delivery_->scheduled) return;
     delivery_->scheduled = true;
-    ++delivery_->holds;
-    loop_.defer(
-        [delivery = delivery_] { run(delivery); });  // one pointer: std::function allocates nothing for it
+    // Owned by the task as well: a loop may end with tasks that never run.
+    loop_.defer([delivery = delivery_] { run(*delivery); });
 }
 
-void SoftEndpoint::release(Delivery* delivery) {
-    if (--delivery->holds == 0) delete delivery;
-}
-
-void SoftEndpoint::run(Delivery* delivery) {
-    delivery->scheduled = false;
-    SoftEndpoint* self = delivery->owner;
+void SoftEndpoint::run(Delivery& delivery) {
+    delivery.scheduled = false;
+    SoftEndpoint* self = delivery.owner;
     if (self && self->established_news_) {
         self->established_news_ = false;
         self->events_->on_established(self->peer_private_);
-        self = delivery->owner;  // null when the callback destroyed the endpoint
+        self = delivery.owner;  // null when the callback destroyed the endpoint
     }
     if (self && self->completions_armed_ && !self->completions_.empty()) {
         self->completions_armed_ = false;
         self->events_->on_completions();
-        self = delivery->owner;
+        self = delivery.owner;
     }
     if (self && self->end_news_) {
         self->end_news_ = false;
         self->events_->on_disconnected(*self->end_);
     }
-    release(delivery);
 }
 
 }  // namespace smbdirect::fabric::soft

@@ -2,6 +2,7 @@
 // completions, and events that are delivered from the loop.
 #pragma once
 
+#include <memory>
 #include <optional>
 
 #include "fabric/fabric.hpp"
@@ -59,18 +60,16 @@ class SoftEndpoint : public Endpoint {
     // callbacks.
     struct Delivery {
         SoftEndpoint* owner;
-        int holds = 1;
         bool scheduled = false;
     };
-    static void release(Delivery* delivery);
-    static void run(Delivery* delivery);
+    static void run(Delivery& delivery);
     void schedule();
     bool has_news() const;
     void push_completion(const Completion& completion);
     static bool may_inline(const SendRequest& request, uint64_t length);
     Result<void> check_send(const SendRequest& request, uint64_t length) const;
 
-    Delivery* delivery_;
+    std::shared_ptr<Delivery> delivery_;
     Ring<Completion> completions_;
     PrivateData peer_private_;
     std::optional<Error> end_;
