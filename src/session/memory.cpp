@@ -65,8 +65,7 @@ int create_sealed_memory(const char* name, uint64_t size, void** map) {
     if (fd < 0) return raw::failed(fd), -1;
     long done = raw::call(SYS_ftruncate, fd, static_cast<long>(size));
     if (done == 0) done = raw::call(SYS_fcntl, fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
-    if (done == 0)
-        done = raw::call(SYS_mmap, 0, static_cast<long>(size), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (done == 0) done = raw::map_shared(static_cast<long>(size), static_cast<int>(fd));
     if (done < 0 && done > -4096) {
         raw::close(static_cast<int>(fd));
         return raw::failed(done), -1;
@@ -83,15 +82,13 @@ void* map_sealed_memory(int memfd, uint64_t least, uint64_t* size) {
     long length = raw::call(SYS_lseek, memfd, 0, SEEK_END);
     if (length < 0) return raw::failed(length), nullptr;
     if (static_cast<uint64_t>(length) < least) return raw::failed(-EINVAL), nullptr;
-    long map = raw::call(SYS_mmap, 0, length, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+    long map = raw::map_shared(length, memfd);
     if (map < 0 && map > -4096) return raw::failed(map), nullptr;
     *size = static_cast<uint64_t>(length);
     return reinterpret_cast<void*>(map);
 }
 
-void unmap_memory(void* map, uint64_t size) {
-    raw::call(SYS_munmap, raw::address(map), static_cast<long>(size));
-}
+void unmap_memory(void* map, uint64_t size) { raw::unmap(map, size); }
 
 // ---------------------------------------------------------------- connections
 

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -45,6 +46,21 @@ inline long call(long number, long a = 0, long b = 0, long c = 0, long d = 0, lo
 #endif
 
 inline long address(const void* pointer) { return reinterpret_cast<long>(pointer); }
+
+// Shared, read and write. TSan has to see mappings come and go, or it takes two that had the same address one
+// after the other for one; a library that is preloaded is never built with it.
+#ifdef __SANITIZE_THREAD__
+inline long map_shared(long size, int fd) {
+    void* map = ::mmap(nullptr, static_cast<size_t>(size), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    return map == MAP_FAILED ? -errno : address(map);
+}
+inline void unmap(void* map, uint64_t size) { ::munmap(map, size); }
+#else
+inline long map_shared(long size, int fd) {
+    return call(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+}
+inline void unmap(void* map, uint64_t size) { call(SYS_munmap, address(map), static_cast<long>(size)); }
+#endif
 
 inline long send(int fd, const void* data, size_t size) {
     return call(SYS_sendto, fd, address(data), static_cast<long>(size), MSG_DONTWAIT | MSG_NOSIGNAL);
