@@ -230,6 +230,7 @@ void Driver::turn() {
 void Driver::spin_after_small_messages(uint64_t moved_before) {
     constexpr uint64_t kSmall = 16 * 1024;
     const uint64_t moved = transmit_head_ + bytes_published_ - moved_before;
+    if (moved > kSmall) context_.spin_guard->saw_bulk(context_.loop->now());
     if (moved == 0 || moved > kSmall || context_.settings->spin_us == 0) return;
     if (context_.counters->connections_open <= kMostForSpinning &&
         context_.spin_guard->allows(context_.loop->now()))

@@ -16,7 +16,8 @@ SpinGuard::~SpinGuard() {
 }
 
 bool SpinGuard::allows(fabric::Nanoseconds now) {
-    constexpr fabric::Nanoseconds kInterval = 20'000'000;
+    constexpr fabric::Nanoseconds kInterval = 20'000'000, kAfterBulk = 10'000'000;
+    if (last_bulk_ && now - last_bulk_ < kAfterBulk) return false;
     if (asked_ && now - asked_ < kInterval) return allows_;
     asked_ = now;
     char text[64] = {};

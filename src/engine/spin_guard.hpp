@@ -13,13 +13,15 @@ class SpinGuard {
     SpinGuard(const SpinGuard&) = delete;
     SpinGuard& operator=(const SpinGuard&) = delete;
 
+    // Bulk is under way: its requests are small messages too, but what follows them keeps every core busy.
+    void saw_bulk(fabric::Nanoseconds now) { last_bulk_ = now; }
     // Asks the kernel at most every 20 ms (a read of /proc/loadavg, some microseconds).
     bool allows(fabric::Nanoseconds now);
 
   private:
     const int loadavg_;
     const unsigned cores_;
-    fabric::Nanoseconds asked_ = 0;
+    fabric::Nanoseconds asked_ = 0, last_bulk_ = 0;
     bool allows_ = false;
 };
 
