@@ -75,11 +75,7 @@ void Driver::create_core(Role role, bool own_kind) {
 Result<void> Driver::start_connect(fabric::Fabric* fabric, const fabric::ConnectParameters& parameters,
                                    const sockaddr_storage& peer_shown, uint32_t face, int* a) {
     if (auto made = create_memory(false, face); !made) return made;
-    session::MirrorPair pair;
-    if (!session::make_mirror_pair(view_.memory, true, &pair))
-        return smbdirect::fail(Reason::engine_resources);
-    *a = pair.a;
-    attach_mirror(pair.b);
+    if (auto paired = make_pair(true, a); !paired) return paired;
     fabric::ConnectParameters wanted = parameters;
     wanted.private_data = make_private_data(wanted.ird, wanted.ord);
     wanted.send_queue = context_.settings->send_queue;
@@ -115,9 +111,9 @@ Result<void> Driver::start_accept(std::unique_ptr<fabric::Endpoint> endpoint, co
     return accepted;
 }
 
-Result<void> Driver::make_pair(int* a) {
+Result<void> Driver::make_pair(bool connecting, int* a) {
     session::MirrorPair pair;
-    if (!session::make_mirror_pair(view_.memory, false, &pair))
+    if (!session::make_mirror_pair(view_.memory, connecting, &pair))
         return smbdirect::fail(Reason::engine_resources);
     *a = pair.a;
     attach_mirror(pair.b);
@@ -175,7 +171,7 @@ void Driver::on_disconnected(Error error) {
     peer_gone_ = true;
     if (core_) core_->on_transport_lost();
     if (mirror_.b() >= 0) mirror_.announce(slots_.head(), bytes_published_);
-    if (held_) held_ = false;
+    held_ = false;
     end_for_program(error);
     turn();
 }

@@ -61,7 +61,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
                               const sockaddr_storage& local_shown, uint32_t face);
     // Passive side, after on_ready_to_accept: a mirror pair whose A goes to the program by claim, or B alone,
     // connected to an AF_UNIX listener.
-    Result<void> make_pair(int* a);
+    Result<void> make_pair(bool connecting, int* a);
     void adopt_b(int b);
     void proceed();  // send the Negotiate Response
     void refuse(Error);

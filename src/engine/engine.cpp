@@ -13,9 +13,14 @@
 #include "engine/session_server.hpp"
 #include "fabric/iwarp/iwarp_fabric.hpp"
 #include "fabric/memory/memory_fabric.hpp"
+#include "fabric/soft/address.hpp"
 #include "session/names.hpp"
 
 namespace smbdirect::engine {
+
+using fabric::soft::port_of;
+using fabric::soft::set_port;
+
 namespace {
 
 constexpr fabric::Nanoseconds kSecond = 1'000'000'000;
@@ -173,7 +178,7 @@ Result<void> Engine::answer_connect(const session::Request& request, const Peer&
                                : request.face == 6 ? iwarp_port_for(port)
                                                    : port;
     if (rdma_port == 0) return fail(Reason::rdma_port_overflow, EADDRNOTAVAIL);
-    set_port(&parameters.remote, rdma_port);
+    set_port(parameters.remote, rdma_port);
     const uint32_t timeout = request.timeout_ms ? request.timeout_ms : options_.settings.connect_timeout_ms;
     parameters.timeout = int64_t{timeout} * 1'000'000;
     fabric::Fabric* chosen = iwarp_.get();

@@ -9,14 +9,12 @@
 
 #include <cstring>
 
+#include "fabric/soft/address.hpp"
+
 namespace smbdirect::engine {
 namespace {
 
 constexpr uint32_t kKnockSource = 0x7f534d42;  // 127.83.77.66: easy to tell in a capture ("SMB")
-
-socklen_t length_of(const sockaddr_storage& address) {
-    return address.ss_family == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
-}
 
 sockaddr_storage knock_source(int family) {
     sockaddr_storage source{};
@@ -65,10 +63,11 @@ Result<void> Knock::start(fabric::EventLoop* loop, const sockaddr_storage& liste
     if (socket_ < 0) return fail(Reason::engine_resources);
     if (!loop_->watch(socket_, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, this))
         return fail(Reason::engine_resources);
-    if (bind(socket_, reinterpret_cast<const sockaddr*>(&source), length_of(source)) != 0)
+    if (bind(socket_, reinterpret_cast<const sockaddr*>(&source), fabric::soft::address_size(source)) != 0)
         return fail(Reason::engine_resources);
     if (auto published = publish(); !published) return published;
-    if (connect(socket_, reinterpret_cast<const sockaddr*>(&target), length_of(target)) != 0 &&
+    if (connect(socket_, reinterpret_cast<const sockaddr*>(&target), fabric::soft::address_size(target)) !=
+            0 &&
         errno != EINPROGRESS)
         return fail(errno == ECONNREFUSED ? Reason::listener_gone : Reason::listener_backlog);
     return {};

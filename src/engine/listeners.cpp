@@ -15,27 +15,14 @@
 
 #include "engine/knock.hpp"
 #include "engine/socket_diag.hpp"
+#include "fabric/soft/address.hpp"
 #include "session/names.hpp"
 
 namespace smbdirect::engine {
 
-uint16_t port_of(const sockaddr_storage& address) {
-    return ntohs(
-        reinterpret_cast<const sockaddr_in&>(address).sin_port);  // at the same place in sockaddr_in6
-}
-
-static bool same_host(const sockaddr_storage& a, const sockaddr_storage& b) {
-    if (a.ss_family != b.ss_family) return false;
-    if (a.ss_family == AF_INET)
-        return reinterpret_cast<const sockaddr_in&>(a).sin_addr.s_addr ==
-               reinterpret_cast<const sockaddr_in&>(b).sin_addr.s_addr;
-    return std::memcmp(&reinterpret_cast<const sockaddr_in6&>(a).sin6_addr,
-                       &reinterpret_cast<const sockaddr_in6&>(b).sin6_addr, 16) == 0;
-}
-
-void set_port(sockaddr_storage* address, uint16_t port) {
-    reinterpret_cast<sockaddr_in*>(address)->sin_port = htons(port);
-}
+using fabric::soft::port_of;
+using fabric::soft::same_host;
+using fabric::soft::set_port;
 
 uint16_t iwarp_port_for(uint16_t program_port) {
     constexpr uint16_t kSmb = 445, kIwarp = 5445;  // [MS-SMBD] 1.9
@@ -71,7 +58,7 @@ class ListenerTable::Arrival final : public fabric::ListenerEvents {
         Driver* driver = table_->make_driver_();
         table_->listener_of_[driver] = listener_->record.id;
         sockaddr_storage shown = endpoint->local_address();
-        set_port(&shown, port_of(listener_->record.address));
+        set_port(shown, port_of(listener_->record.address));
         if (auto started = driver->start_accept(std::move(endpoint), peer, shown, listener_->record.face);
             !started)
             driver->refuse(started.error());
@@ -106,7 +93,7 @@ Result<void> ListenerTable::open_fabrics(ProgramListener* listener, int inherite
     fabric::ListenParameters parameters;
     parameters.address = listener->record.address;
     parameters.v6_only = listener->record.v6_only != 0;
-    set_port(&parameters.address, listener->record.rdma_port);
+    set_port(parameters.address, listener->record.rdma_port);
     auto& arrivals = arrivals_[listener->record.id];
     if (listener->record.fabric != session::FabricChoice::memory) {
         parameters.inherited_fd = inherited_fd;
@@ -122,7 +109,7 @@ Result<void> ListenerTable::open_fabrics(ProgramListener* listener, int inherite
         listener->iwarp = std::move(*made);
         if (listener->record.rdma_port == 0)
             listener->record.rdma_port = port_of(listener->iwarp->local_address());
-        set_port(&parameters.address, listener->record.rdma_port);
+        set_port(parameters.address, listener->record.rdma_port);
     }
     // Programs of this engine can always be reached ring to ring, if the rule of the connecting side says so.
     parameters.inherited_fd = -1;
@@ -222,7 +209,7 @@ Result<ListenerTable::Made> ListenerTable::listen_only(const session::Request& r
         return std::unexpected(opened.error());
     }
     record = listener->record;
-    if (port == 0) set_port(&record.address, record.rdma_port);
+    if (port == 0) set_port(record.address, record.rdma_port);
     listener->record.address = record.address;
     watch_registrar(listener.get(), pid);
     keeper_->keep(record, listener->iwarp ? listener->iwarp->fd() : -1, -1);
@@ -405,7 +392,7 @@ Result<ListenerTable::Claimed> ListenerTable::claim(uint64_t listener_id, uint64
     for (auto& knock : knocks_) {
         if (knock->listener()->record.id != listener_id || knock->ticket() != ticket) continue;
         Claimed claimed{knock->driver(), -1};
-        if (auto paired = claimed.driver->make_pair(&claimed.a); !paired)
+        if (auto paired = claimed.driver->make_pair(false, &claimed.a); !paired)
             return std::unexpected(paired.error());
         end_knock(knock.get());
         ++context_.counters->knocks_claimed;

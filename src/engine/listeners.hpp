@@ -39,8 +39,6 @@ struct ListenerRecord {
 // The RDMA port for a program's port (DESIGN D7): 445 and 5445 are 5445 on iWARP, any other P is P + 5000. 0:
 // overflow.
 uint16_t iwarp_port_for(uint16_t program_port);
-uint16_t port_of(const sockaddr_storage&);
-void set_port(sockaddr_storage*, uint16_t port);
 
 class ListenerTable;
 
