@@ -110,6 +110,7 @@ roomy_directory() {  # BYTES
 
 # ---- Samba ---------------------------------------------------------------------------------------------------------
 
+share_interfaces=lo  # where smbd listens
 # A whole smb.conf for an smbd that touches nothing outside DIR; further arguments are lines of [global].
 make_share() {  # DIR PORT [LINE...]
     local dir=$1 port=$2 line
@@ -119,7 +120,7 @@ make_share() {  # DIR PORT [LINE...]
     chmod 1777 "$dir/share"
     {
         printf '[global]\n'
-        printf '    %s\n' "server role = standalone server" "smb ports = $port" "interfaces = lo" \
+        printf '    %s\n' "server role = standalone server" "smb ports = $port" "interfaces = $share_interfaces" \
             "bind interfaces only = yes" "map to guest = Bad User" "log file = $dir/state/log" \
             "ncalrpc dir = $dir/state/ncalrpc"
         for line in lock state cache pid; do printf '    %s directory = %s\n' $line "$dir/state"; done

@@ -12,6 +12,7 @@ set -Eeuo pipefail
 
 test_name=${0##*/}
 plain=${SMBDIRECT_TEST_PLAIN:-0}
+server_address=127.0.0.1
 python=/usr/bin/python3
 
 skip() { printf 'SKIP: %s\n' "$*"; exit 77; }
@@ -77,6 +78,7 @@ end() {
             [ "$status" != 0 ] || status=1
         fi
     fi
+    also_at_end
     if compgen -G "$test_dir/sanitizer.*" >/dev/null; then
         echo 'FAIL: the sanitizer of the engine found something:' >&2
         head -n 40 "$test_dir"/sanitizer.* >&2
@@ -85,6 +87,9 @@ end() {
     if [ "${KEEP:-0}" = 1 ]; then echo "kept: $test_dir"; else rm -rf "$test_dir"; fi
     exit "$status"
 }
+# Replaced by who adds to these tests: tests/lab/lib.sh.
+also_at_end() { :; }
+also_tell() { :; }
 no_engine() { [ -z "$(engine_pids)" ]; }
 tell_the_story() {
     local file
@@ -94,6 +99,7 @@ tell_the_story() {
         tail -n 12 "$file" | cut -c1-300
     done
     [ "$plain" = 1 ] || { echo '---- counters'; "$engine" --counters; }
+    also_tell
 }
 
 # ---- server and client
@@ -109,15 +115,18 @@ serve() {  # [LINE...]
 launch() {
     local preload=()
     if [ "$plain" = 0 ]; then
-        preload=("LD_PRELOAD=$library" "SMBDIRECT_RULES=${server_rules:-listen port=$port also}")
+        preload=("LD_PRELOAD=$library" "SMBDIRECT_RULES=${server_rules:-listen port=$port also${server_fabric:+ fabric=$server_fabric}}")
     fi
     start_smbd "$dir" "$port" "${preload[@]}" || fail "smbd did not start"
     servers+=("$dir $smbd_pid")
     if [ "$plain" = 0 ] && [ -z "${server_rules:-}" ]; then
-        wait_until 10 port_listens $((port + 5000)) || fail "nothing listens on the RDMA port $((port + 5000))"
+        wait_until 10 rdma_listens "$port" || fail "nobody listens for SMBDIRECT where port $port means it"
     fi
 }
+# Whether SMBDIRECT is listened for where it belongs to a port of TCP.
+rdma_listens() { port_listens $(($1 + 5000)); }  # PORT
 
+client_prefix=()  # what a client is started through, such as (ip netns exec NAME)
 # Runs any program of Samba with the library, bounded in time. What it says goes to stdout and stderr as ever.
 guest() {  # PROGRAM ARGUMENT...
     local preload=()
@@ -125,14 +134,14 @@ guest() {  # PROGRAM ARGUMENT...
         preload=("LD_PRELOAD=$library"
             "SMBDIRECT_RULES=${client_rules:-connect port=$port require${fabric:+ fabric=$fabric}}")
     fi
-    timeout --kill-after=5 "${limit:-60}" env "${preload[@]}" "$@"
+    timeout --kill-after=5 "${limit:-60}" "${client_prefix[@]}" env "${preload[@]}" "$@"
 }
 client_command=(smbclient)
 # smbclient on the share, as guest: commands as one argument, then options.
 client() {  # COMMANDS [OPTION...]
     local commands=$1
     shift
-    guest "${client_command[@]}" //127.0.0.1/share -p "$port" -N -s "$dir/client.conf" "$@" -c "$commands"
+    guest "${client_command[@]}" "//$server_address/share" -p "$port" -N -s "$dir/client.conf" "$@" -c "$commands"
 }
 
 # ---- what is expected
