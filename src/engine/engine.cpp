@@ -13,13 +13,13 @@
 #include "engine/session_server.hpp"
 #include "fabric/iwarp/iwarp_fabric.hpp"
 #include "fabric/memory/memory_fabric.hpp"
-#include "fabric/soft/address.hpp"
+#include "fabric/address.hpp"
 #include "session/names.hpp"
 
 namespace smbdirect::engine {
 
-using fabric::soft::port_of;
-using fabric::soft::set_port;
+using fabric::port_of;
+using fabric::set_port;
 
 namespace {
 

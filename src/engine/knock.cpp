@@ -9,7 +9,7 @@
 
 #include <cstring>
 
-#include "fabric/soft/address.hpp"
+#include "fabric/address.hpp"
 
 namespace smbdirect::engine {
 namespace {
@@ -63,10 +63,10 @@ Result<void> Knock::start(fabric::EventLoop* loop, const sockaddr_storage& liste
     if (socket_ < 0) return fail(Reason::engine_resources);
     if (!loop_->watch(socket_, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, this))
         return fail(Reason::engine_resources);
-    if (bind(socket_, reinterpret_cast<const sockaddr*>(&source), fabric::soft::address_size(source)) != 0)
+    if (bind(socket_, reinterpret_cast<const sockaddr*>(&source), fabric::address_size(source)) != 0)
         return fail(Reason::engine_resources);
     if (auto published = publish(); !published) return published;
-    if (connect(socket_, reinterpret_cast<const sockaddr*>(&target), fabric::soft::address_size(target)) !=
+    if (connect(socket_, reinterpret_cast<const sockaddr*>(&target), fabric::address_size(target)) !=
             0 &&
         errno != EINPROGRESS)
         return fail(errno == ECONNREFUSED ? Reason::listener_gone : Reason::listener_backlog);

@@ -15,14 +15,14 @@
 
 #include "engine/knock.hpp"
 #include "engine/socket_diag.hpp"
-#include "fabric/soft/address.hpp"
+#include "fabric/address.hpp"
 #include "session/names.hpp"
 
 namespace smbdirect::engine {
 
-using fabric::soft::port_of;
-using fabric::soft::same_host;
-using fabric::soft::set_port;
+using fabric::port_of;
+using fabric::same_host;
+using fabric::set_port;
 
 uint16_t iwarp_port_for(uint16_t program_port) {
     constexpr uint16_t kSmb = 445, kIwarp = 5445;  // [MS-SMBD] 1.9

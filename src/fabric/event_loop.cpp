@@ -48,6 +48,7 @@ struct EventLoop::Impl {
     std::vector<std::function<void()>> deferred, running;
     Nanoseconds time = monotonic_now();
     Nanoseconds spin = 0;
+    std::vector<Poller*> pollers;
     std::atomic<bool> stopped = false;
 
     Impl() {
@@ -107,6 +108,7 @@ struct EventLoop::Impl {
         do {
             const int count = epoll_wait(epoll, events.data(), static_cast<int>(events.size()), 0);
             if (count != 0) return count;
+            for (auto* poller : pollers) poller->look();
         } while (!stopped && deferred.empty() && monotonic_now() < until &&
                  (timers.empty() || timers.begin()->first.first > monotonic_now()));
         return 0;
@@ -175,6 +177,9 @@ void EventLoop::cancel_timer(uint64_t id) {
 }
 
 void EventLoop::spin(Nanoseconds duration) { impl_->spin = std::max(impl_->spin, duration); }
+
+void EventLoop::add_poller(Poller* poller) { impl_->pollers.push_back(poller); }
+void EventLoop::remove_poller(Poller* poller) { std::erase(impl_->pollers, poller); }
 
 void EventLoop::defer(std::function<void()> task) { impl_->deferred.push_back(std::move(task)); }
 Nanoseconds EventLoop::now() const { return impl_->time; }

@@ -22,6 +22,15 @@ class Watcher {
     ~Watcher() = default;
 };
 
+// Looks for events that need no descriptor to be seen, while the loop spins.
+class Poller {
+  public:
+    virtual void look() = 0;  // defers what it finds, which ends the spinning
+
+  protected:
+    ~Poller() = default;
+};
+
 class EventLoop {
   public:
     EventLoop();
@@ -47,6 +56,8 @@ class EventLoop {
     // messages, where waking up costs more than the work; to be asked for anew in every turn, so that an idle
     // loop never spins.
     void spin(Nanoseconds duration);
+    void add_poller(Poller* poller);
+    void remove_poller(Poller* poller);
 
     Nanoseconds now() const;        // the time of this turn (refreshed once per wake-up)
     void run();                     // until stop()

@@ -28,7 +28,8 @@ namespace smbdirect::fabric {
 
 // What this endpoint can do; fixed once it is established.
 struct Limits {
-    uint32_t max_sge = 1;      // elements in one work request
+    uint32_t max_sge = 1;       // elements in one work request
+    uint32_t max_read_sge = 1;  // elements in the sink of one RDMA Read
     uint32_t max_send_wr = 1;  // work requests outstanding on the send queue
     uint32_t max_recv_wr = 1;  // receives outstanding
     uint32_t max_inline = 0;   // bytes that post_send() copies at once, without a registration
@@ -41,12 +42,16 @@ struct Limits {
     bool remote_invalidate_registered = false;  // a peer may invalidate what register_memory() returned
     bool keep_write_source_until_completion =
         false;  // transmits by reference: the source must not change before completion
+    // A registration pins its pages, which is limited and takes time: register what is used, in pieces of
+    // about so many bytes. 0: a registration costs nothing.
+    uint32_t registration_unit = 0;
 };
 
 enum Access : uint32_t {  // besides local read and write, which every registration has
     access_none = 0,
     access_remote_read = 1,
     access_remote_write = 2,
+    access_read_sink = 4,  // local sink of RDMA Reads: on iWARP that needs a right of its own
 };
 
 struct MemoryRegion {
@@ -100,7 +105,8 @@ class EndpointEvents {
     virtual void on_established(const PrivateData& peer) = 0;
     // Something can be polled. Edge: called once, again only after poll() returned less than it had room for.
     virtual void on_completions() = 0;
-    // Called once: the connection could not be made, or it ended. Posted work is flushed; poll() returns it.
+    // Called once: the connection could not be made, or it ended. Posted work is flushed; poll() returns it,
+    // and nothing but the caller touches the memory of posted work any more.
     // errnum is what TCP would report: 0 for an orderly end by the peer, ECONNREFUSED, ECONNRESET, ETIMEDOUT,
     // ...
     virtual void on_disconnected(Error error) = 0;
@@ -109,9 +115,12 @@ class EndpointEvents {
     ~EndpointEvents() = default;
 };
 
+// The RDMA port of an address is what its sockaddr has on iWARP, and on InfiniBand and RoCE too unless
+// `ib_port` names another one: SMB Direct is 5445 on the former and 445 on the latter [MS-SMBD] 1.9.
 struct ConnectParameters {
-    sockaddr_storage local{};   // ss_family AF_UNSPEC: any
-    sockaddr_storage remote{};  // the port is the RDMA port
+    sockaddr_storage local{};  // ss_family AF_UNSPEC: any
+    sockaddr_storage remote{};
+    uint16_t ib_port = 0;  // host byte order
     PrivateData private_data;
     uint8_t ird = 32, ord = 8;                       // what we offer
     uint32_t send_queue = 256, receive_queue = 256;  // wanted depths
@@ -121,7 +130,6 @@ struct ConnectParameters {
 struct AcceptParameters {
     PrivateData private_data;
     uint8_t ird = 32, ord = 8;
-    uint32_t send_queue = 256, receive_queue = 256;
 };
 
 class Endpoint {
@@ -183,10 +191,12 @@ class Listener {
 };
 
 struct ListenParameters {
-    sockaddr_storage address{};  // the port is the RDMA port
+    sockaddr_storage address{};
+    uint16_t ib_port = 0;  // as in ConnectParameters
     bool v6_only = true;
     int backlog = 128;
     int inherited_fd = -1;  // listen on this socket instead of opening one; stays the caller's
+    uint32_t send_queue = 256, receive_queue = 256;  // wanted depths of the endpoints that arrive
 };
 
 class Fabric {

@@ -5,7 +5,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "fabric/soft/address.hpp"
+#include "fabric/address.hpp"
 
 namespace smbdirect::fabric::iwarp {
 
@@ -54,12 +54,12 @@ Result<void> Connector::open() {
     tune_connection(socket_.fd(), core_.settings);
     if (parameters_.local.ss_family != AF_UNSPEC) {
         const auto* local = reinterpret_cast<const sockaddr*>(&parameters_.local);
-        if (bind(socket_.fd(), local, soft::address_size(parameters_.local)) != 0) {
+        if (bind(socket_.fd(), local, address_size(parameters_.local)) != 0) {
             return fail(Reason::local_port_or_address);
         }
     }
     const auto* remote = reinterpret_cast<const sockaddr*>(&parameters_.remote);
-    if (::connect(socket_.fd(), remote, soft::address_size(parameters_.remote)) != 0 &&
+    if (::connect(socket_.fd(), remote, address_size(parameters_.remote)) != 0 &&
         errno != EINPROGRESS) {
         return std::unexpected(connect_error(errno));
     }

@@ -108,7 +108,6 @@ void IwarpEndpoint::peer_is_own_kind() { set_mulpdu(wire::max_mulpdu); }
 Result<void> IwarpEndpoint::accept(const AcceptParameters& parameters, EndpointEvents* events) {
     if (!passive_ || phase_ == Phase::established) return fail(Reason::engine_refused, EINVAL);
     if (phase_ != Phase::setup) return fail(Reason::peer_closed, ECONNRESET);
-    set_depths(parameters.send_queue, parameters.receive_queue);
     const Wishes wishes{
         .crc = wants_crc(socket_.fd(), core_.settings), .ird = parameters.ird, .ord = parameters.ord};
     const Answer answer = make_reply(request_, wishes, parameters.private_data.view());

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "fabric/soft/address.hpp"
+#include "fabric/address.hpp"
 
 namespace smbdirect::fabric::iwarp {
 namespace {
@@ -92,6 +92,8 @@ IwarpListener::~IwarpListener() {
 }
 
 Result<void> IwarpListener::start(const ListenParameters& parameters) {
+    send_queue_ = parameters.send_queue;
+    receive_queue_ = parameters.receive_queue;
     if (parameters.inherited_fd >= 0) {
         inherited_ = parameters.inherited_fd;
     } else {
@@ -104,7 +106,7 @@ Result<void> IwarpListener::start(const ListenParameters& parameters) {
         }
         tune_buffers(socket_.fd(), core_.settings);  // inherited by what is accepted
         const auto* address = reinterpret_cast<const sockaddr*>(&parameters.address);
-        if (bind(socket_.fd(), address, soft::address_size(parameters.address)) != 0 ||
+        if (bind(socket_.fd(), address, address_size(parameters.address)) != 0 ||
             listen(socket_.fd(), parameters.backlog) != 0) {
             switch (errno) {
                 case EADDRINUSE:
@@ -147,7 +149,7 @@ void IwarpListener::pause() {
 // A flood of silent connections pushes out its own oldest: neither other peers nor, for long, new ones are
 // locked out.
 void IwarpListener::make_room(const sockaddr_storage& peer) {
-    const auto same_peer = [&](const auto& other) { return soft::same_host(other->peer(), peer); };
+    const auto same_peer = [&](const auto& other) { return same_host(other->peer(), peer); };
     const auto same = std::count_if(half_open_.begin(), half_open_.end(), same_peer);
     if (static_cast<unsigned>(same) >= core_.settings.half_open_per_peer) {
         half_open_.erase(std::find_if(half_open_.begin(), half_open_.end(), same_peer));
@@ -169,6 +171,7 @@ void IwarpListener::drop(HalfOpen* connection) {
 
 void IwarpListener::on_request(HalfOpen* connection) {
     auto endpoint = std::make_unique<IwarpEndpoint>(core_);
+    endpoint->set_depths(send_queue_, receive_queue_);
     endpoint->take_request(connection->release(), connection->bytes());
     drop(connection);
     PrivateData peer;

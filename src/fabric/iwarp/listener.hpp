@@ -30,6 +30,7 @@ class IwarpListener final : public Listener, private Watcher {
 
     Core& core_;
     ListenerEvents* events_;
+    uint32_t send_queue_ = 0, receive_queue_ = 0;
     Socket socket_;
     int inherited_ = -1;
     uint64_t pause_timer_ = 0;

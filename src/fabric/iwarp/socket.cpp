@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#include "fabric/soft/address.hpp"
+#include "fabric/address.hpp"
 #include "wire/ddp.hpp"
 
 namespace smbdirect::fabric::iwarp {
@@ -82,7 +82,7 @@ uint32_t mulpdu_of_path(int fd) {
 bool wants_crc(int fd, const Settings& settings) {
     if (settings.crc != Crc::automatic) return settings.crc == Crc::on;
     const auto local = local_address_of(fd), remote = remote_address_of(fd);
-    return !soft::is_loopback(remote) && !soft::same_host(local, remote);
+    return !is_loopback(remote) && !same_host(local, remote);
 }
 
 Error connect_error(int errnum) {

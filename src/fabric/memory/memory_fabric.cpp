@@ -6,7 +6,7 @@
 #include <cstring>
 #include <vector>
 
-#include "fabric/soft/address.hpp"
+#include "fabric/address.hpp"
 #include "fabric/soft/endpoint.hpp"
 
 namespace smbdirect::fabric {
@@ -129,7 +129,6 @@ void MemoryEndpoint::become_established(uint8_t ird, uint8_t ord, const PrivateD
 Result<void> MemoryEndpoint::accept(const AcceptParameters& parameters, EndpointEvents* events) {
     if (!passive_ || phase_ == Phase::established) return fail(Reason::engine_refused, EINVAL);
     if (!peer_ || phase_ != Phase::setup) return fail(Reason::peer_closed, ECONNRESET);
-    set_depths(parameters.send_queue, parameters.receive_queue);
     set_events(events);
     const uint8_t ird = std::min(parameters.ird, peer_->ord_), ord = std::min(parameters.ord, peer_->ird_);
     peer_->become_established(ord, ird, parameters.private_data);
@@ -233,24 +232,26 @@ bool MemoryEndpoint::run_read(SendWork& work) {
 
 class MemoryListener final : public Listener {
   public:
-    MemoryListener(MemoryFabric& fabric, sockaddr_storage address, bool v6_only, ListenerEvents* events)
-        : fabric_(fabric), address_(address), v6_only_(v6_only), events_(events) {}
+    MemoryListener(MemoryFabric& fabric, sockaddr_storage address, const ListenParameters& parameters,
+                   ListenerEvents* events)
+        : fabric_(fabric), address_(address), parameters_(parameters), events_(events) {}
     ~MemoryListener() override;
 
     sockaddr_storage local_address() const override { return address_; }
     int fd() const override { return -1; }
     ListenerEvents* events() const { return events_; }
+    const ListenParameters& parameters() const { return parameters_; }
 
     bool serves(const sockaddr_storage& target) const {
-        if (soft::port_of(address_) != soft::port_of(target)) return false;
-        if (!soft::is_any(address_)) return soft::same_host(address_, target);
-        return address_.ss_family == target.ss_family || (address_.ss_family == AF_INET6 && !v6_only_);
+        if (port_of(address_) != port_of(target)) return false;
+        if (!is_any(address_)) return same_host(address_, target);
+        return address_.ss_family == target.ss_family || (address_.ss_family == AF_INET6 && !parameters_.v6_only);
     }
 
   private:
     MemoryFabric& fabric_;
     sockaddr_storage address_;
-    bool v6_only_;
+    const ListenParameters parameters_;
     ListenerEvents* events_;
 };
 
@@ -292,7 +293,7 @@ MemoryListener* MemoryFabric::find(const sockaddr_storage& target) const {
     MemoryListener* any = nullptr;
     for (MemoryListener* listener : listeners_) {
         if (!listener->serves(target)) continue;
-        if (!soft::is_any(listener->local_address())) return listener;
+        if (!is_any(listener->local_address())) return listener;
         any = listener;
     }
     return any;
@@ -304,15 +305,15 @@ Result<std::unique_ptr<Listener>> MemoryFabric::listen(const ListenParameters& p
     if (address.ss_family != AF_INET && address.ss_family != AF_INET6) {
         return fail(Reason::listen_failed, EAFNOSUPPORT);
     }
-    if (soft::port_of(address) == 0) soft::set_port(address, ephemeral_port());
+    if (port_of(address) == 0) set_port(address, ephemeral_port());
     for (const MemoryListener* other : listeners_) {
         const auto theirs = other->local_address();
-        if (soft::port_of(theirs) == soft::port_of(address) && theirs.ss_family == address.ss_family &&
-            soft::same_host(theirs, address)) {
+        if (port_of(theirs) == port_of(address) && theirs.ss_family == address.ss_family &&
+            same_host(theirs, address)) {
             return fail(Reason::rdma_port_taken, EADDRINUSE);
         }
     }
-    auto listener = std::make_unique<MemoryListener>(*this, address, parameters.v6_only, events);
+    auto listener = std::make_unique<MemoryListener>(*this, address, parameters, events);
     listeners_.push_back(listener.get());
     return listener;
 }
@@ -324,12 +325,13 @@ Result<std::unique_ptr<Endpoint>> MemoryFabric::connect(const ConnectParameters&
     sockaddr_storage local = parameters.local;
     if (local.ss_family == AF_UNSPEC) {
         local = parameters.remote;
-        soft::set_port(local, 0);
+        set_port(local, 0);
     }
-    if (soft::port_of(local) == 0) soft::set_port(local, ephemeral_port());
+    if (port_of(local) == 0) set_port(local, ephemeral_port());
 
     auto active = std::make_unique<MemoryEndpoint>(loop_, false, local, parameters.remote);
     auto passive = std::make_unique<MemoryEndpoint>(loop_, true, parameters.remote, local);
+    passive->set_depths(listener->parameters().send_queue, listener->parameters().receive_queue);
     MemoryEndpoint::introduce(*active, *passive);
     active->start_connecting(parameters, events);
     // std::function wants copies: the request travels in a shared box.

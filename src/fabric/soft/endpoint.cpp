@@ -9,7 +9,7 @@ SoftEndpoint::SoftEndpoint(EventLoop& loop)
     : loop_(loop),
       delivery_(std::make_shared<Delivery>(Delivery{this})),
       completions_(std::numeric_limits<size_t>::max()) {
-    limits_.max_sge = max_sge;
+    limits_.max_sge = limits_.max_read_sge = max_sge;
     limits_.max_inline = max_inline;
     limits_.send_with_invalidate = true;
     limits_.remote_invalidate_registered = true;

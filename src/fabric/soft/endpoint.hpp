@@ -24,6 +24,7 @@ class SoftEndpoint : public Endpoint {
     const Limits& limits() const override { return limits_; }
     sockaddr_storage local_address() const override { return local_; }
     sockaddr_storage remote_address() const override { return remote_; }
+    void set_depths(uint32_t send_queue, uint32_t receive_queue);
 
   protected:
     enum class Phase : uint8_t {
@@ -36,7 +37,6 @@ class SoftEndpoint : public Endpoint {
     // Bytes of a region that was just deregistered must not be touched from now on.
     virtual void on_deregistered(std::span<std::byte>) {}
 
-    void set_depths(uint32_t send_queue, uint32_t receive_queue);
     void announce_established(std::span<const std::byte> peer_private_data);
     // Ends the endpoint: flushes all posted work and announces the error. Only the first call counts.
     void die(Error error);

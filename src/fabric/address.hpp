@@ -1,11 +1,11 @@
-// Socket addresses, as far as the software fabrics look into them.
+// Socket addresses, as far as the fabrics and the engine look into them.
 #pragma once
 
 #include <sys/socket.h>
 
 #include <cstdint>
 
-namespace smbdirect::fabric::soft {
+namespace smbdirect::fabric {
 
 socklen_t address_size(const sockaddr_storage& address);
 uint16_t port_of(const sockaddr_storage& address);
@@ -15,4 +15,4 @@ bool is_loopback(const sockaddr_storage& address);
 // The same host address; an IPv4-mapped IPv6 address equals its IPv4 one. Ports do not matter.
 bool same_host(const sockaddr_storage& a, const sockaddr_storage& b);
 
-}  // namespace smbdirect::fabric::soft
+}  // namespace smbdirect::fabric

@@ -1,4 +1,4 @@
-#include "fabric/soft/address.hpp"
+#include "fabric/address.hpp"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <cstring>
 
-namespace smbdirect::fabric::soft {
+namespace smbdirect::fabric {
 namespace {
 
 template <class T>
@@ -62,4 +62,4 @@ bool same_host(const sockaddr_storage& a, const sockaddr_storage& b) {
     return std::memcmp(&left, &right, sizeof left) == 0;
 }
 
-}  // namespace smbdirect::fabric::soft
+}  // namespace smbdirect::fabric

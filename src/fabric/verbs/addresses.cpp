@@ -1,0 +1,146 @@
+#include "fabric/verbs/addresses.hpp"
+
+#include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "fabric/address.hpp"
+
+namespace smbdirect::fabric::verbs {
+namespace {
+
+uint32_t scope_of(const sockaddr_storage& address) {
+    return address.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6&>(address).sin6_scope_id : 0;
+}
+
+bool same_address(const sockaddr_storage& a, const sockaddr_storage& b) {
+    return same_host(a, b) && scope_of(a) == scope_of(b);
+}
+
+// Every unicast address of the host but loopback, which no device has.
+std::vector<sockaddr_storage> host_addresses() {
+    std::vector<sockaddr_storage> out;
+    ifaddrs* list = nullptr;
+    if (getifaddrs(&list) != 0) return out;
+    for (const ifaddrs* entry = list; entry; entry = entry->ifa_next) {
+        if (!entry->ifa_addr || !(entry->ifa_flags & IFF_UP)) continue;
+        const int family = entry->ifa_addr->sa_family;
+        if (family != AF_INET && family != AF_INET6) continue;
+        sockaddr_storage address{};
+        std::memcpy(&address, entry->ifa_addr,
+                    family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6));
+        if (!is_loopback(address)) out.push_back(address);
+    }
+    freeifaddrs(list);
+    return out;
+}
+
+}  // namespace
+
+bool operator==(const RdmaAddress& a, const RdmaAddress& b) {
+    return same_address(a.address, b.address) && a.iwarp == b.iwarp && a.device == b.device;
+}
+
+class AddressTable::Anchor final : private CmHandler, private DeviceUser {
+  public:
+    explicit Anchor(Core& core) : core_(core) {}
+    ~Anchor() {
+        if (device_) device_->remove_user(this);
+    }
+
+    bool bind(const sockaddr_storage& address) {
+        auto id = core_.create_id(this);
+        if (!id) return false;
+        id_ = std::move(*id);
+        where_.address = address;
+        set_port(where_.address, 0);
+        sockaddr_storage asked = where_.address;
+        if (rdma_bind_addr(id_.get(), reinterpret_cast<sockaddr*>(&asked)) != 0 || !id_->verbs) return false;
+        auto device = core_.device_of(id_.get());
+        if (!device) return false;
+        device_ = *device;
+        device_->add_user(this);
+        where_.iwarp = device_->is_iwarp();
+        where_.device = device_->name();
+        return true;
+    }
+
+    bool stands() const { return id_ != nullptr; }
+    const RdmaAddress& where() const { return where_; }
+
+  private:
+    void on_cm_event(const CmEvent& event) override {
+        if (event.type != RDMA_CM_EVENT_DEVICE_REMOVAL) return;
+        if (auto device = device_) device->remove();
+    }
+    void on_device_removed() override {
+        device_->remove_user(this);
+        id_.reset();
+        device_.reset();
+    }
+
+    Core& core_;
+    std::shared_ptr<Device> device_;
+    CmId id_;
+    RdmaAddress where_;
+};
+
+AddressTable::AddressTable(Core& core) : core_(core) {}
+AddressTable::~AddressTable() = default;
+
+bool AddressTable::scan() {
+    const auto before = addresses();
+    const auto host = host_addresses();
+    std::erase_if(anchors_, [&](const auto& anchor) {
+        return !anchor->stands() || std::none_of(host.begin(), host.end(), [&](const auto& address) {
+            return same_address(address, anchor->where().address);
+        });
+    });
+    for (const auto& address : host) {
+        const bool known = std::any_of(anchors_.begin(), anchors_.end(), [&](const auto& anchor) {
+            return same_address(address, anchor->where().address);
+        });
+        if (known) continue;
+        auto anchor = std::make_unique<Anchor>(core_);
+        if (anchor->bind(address)) anchors_.push_back(std::move(anchor));
+    }
+    return addresses() != before;
+}
+
+std::vector<RdmaAddress> AddressTable::addresses() const {
+    std::vector<RdmaAddress> out;
+    for (const auto& anchor : anchors_)
+        if (anchor->stands()) out.push_back(anchor->where());
+    return out;
+}
+
+std::optional<RdmaAddress> AddressTable::route(const sockaddr_storage& remote,
+                                               const sockaddr_storage& local) const {
+    if (anchors_.empty() || is_loopback(remote)) return std::nullopt;
+    // A datagram socket that is connected, and never sends: the kernel looks the route up for it.
+    const int probe = socket(remote.ss_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (probe < 0) return std::nullopt;
+    sockaddr_storage source = local, target = remote;
+    if (local.ss_family == remote.ss_family && !is_any(local)) {
+        set_port(source, 0);
+        [[maybe_unused]] const int bound =
+            ::bind(probe, reinterpret_cast<const sockaddr*>(&source), address_size(source));
+    }
+    if (port_of(target) == 0) set_port(target, 445);
+    socklen_t length = sizeof source;
+    const bool found =
+        ::connect(probe, reinterpret_cast<const sockaddr*>(&target), address_size(target)) == 0 &&
+        getsockname(probe, reinterpret_cast<sockaddr*>(&source), &length) == 0;
+    close(probe);
+    if (!found) return std::nullopt;
+    for (const auto& anchor : anchors_)
+        if (anchor->stands() && same_address(anchor->where().address, source)) return anchor->where();
+    return std::nullopt;
+}
+
+}  // namespace smbdirect::fabric::verbs

@@ -1,0 +1,131 @@
+// What all endpoints and listeners of the verbs fabric share: the event channel of the connection manager
+// and the devices in use.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+
+#include "fabric/event_loop.hpp"
+#include "fabric/fabric.hpp"
+#include "fabric/verbs/background.hpp"
+#include "fabric/verbs/handles.hpp"
+
+namespace smbdirect::fabric::verbs {
+
+// A connection manager event, copied: the original was acknowledged before anybody heard of it, so that
+// whoever handles it may destroy the identifier.
+struct CmEvent {
+    rdma_cm_event_type type{};
+    int status = 0;
+    rdma_cm_id* id = nullptr;  // connect request: the new identifier, whose owner the handler becomes
+    PrivateData private_data;
+    uint8_t responder_resources = 0, initiator_depth = 0;
+};
+
+// The context of every rdma_cm_id.
+class CmHandler {
+  public:
+    virtual void on_cm_event(const CmEvent&) = 0;
+
+  protected:
+    ~CmHandler() = default;
+};
+
+// Uses a device, and lets go of everything of it when told.
+class DeviceUser {
+  public:
+    virtual void on_device_removed() = 0;
+
+  protected:
+    ~DeviceUser() = default;
+};
+
+// Whom the completion channel of a device and its asynchronous events concern.
+class QueuePairOwner {
+  public:
+    virtual void on_cq_event() = 0;
+    virtual void on_qp_async_event(ibv_event_type) = 0;
+    // Looks for completions without having been told, and announces them later in this turn.
+    virtual void look() = 0;
+
+  protected:
+    ~QueuePairOwner() = default;
+};
+
+class Core;
+
+// An opened device: its completion channel, its asynchronous events, and who uses it.
+class Device final : private Watcher {
+  public:
+    Device(Core& core, ibv_context* context);
+    ~Device();
+    Device(const Device&) = delete;
+    Device& operator=(const Device&) = delete;
+
+    Result<void> open();
+    ibv_context* context() const { return context_; }
+    const char* name() const { return ibv_get_device_name(context_->device); }
+    bool is_iwarp() const { return context_->device->transport_type == IBV_TRANSPORT_IWARP; }
+    const ibv_device_attr& attributes() const { return attributes_; }
+    uint32_t max_message() const { return max_message_; }
+    ibv_comp_channel* completion_channel() const { return completions_.get(); }
+
+    void add_user(DeviceUser* user) { users_.insert(user); }
+    void remove_user(DeviceUser* user) { users_.erase(user); }
+    // It goes away: everybody lets go of it, then we do. The kernel waits for that.
+    void remove();
+
+  private:
+    void on_ready(uint32_t) override;
+    void take_cq_events();
+    void take_async_events();
+    void sever();
+
+    Core& core_;
+    ibv_context* const context_;
+    ibv_device_attr attributes_{};
+    uint32_t max_message_ = 0;
+    CompletionChannel completions_;
+    std::set<DeviceUser*> users_;
+    bool removed_ = false;
+};
+
+class Core final : private Watcher, private Poller {
+  public:
+    explicit Core(EventLoop& loop);
+    ~Core();
+    Core(const Core&) = delete;
+    Core& operator=(const Core&) = delete;
+
+    // Fails with Reason::fabric_unavailable as long as the host has no RDMA device, or without rdma_ucm.
+    Result<CmId> create_id(CmHandler* handler);
+    // Of an identifier that is bound to a device.
+    Result<std::shared_ptr<Device>> device_of(const rdma_cm_id* id);
+
+    void forget(const Device* device);
+    // What the engine's loop looks at while it spins: the endpoints that moved lately.
+    void set_hot(QueuePairOwner* owner) { hot_.insert(owner); }
+    void set_cold(QueuePairOwner* owner) { hot_.erase(owner); }
+
+    // Called when addresses may have become usable, or stopped being so.
+    std::function<void()> on_addresses_may_have_changed;
+
+    EventLoop& loop;
+    Background background;
+
+  private:
+    void on_ready(uint32_t) override;
+    void look() override;
+    Result<void> open_channel();
+
+    EventChannel channel_;
+    std::map<ibv_context*, std::weak_ptr<Device>> devices_;
+    std::set<QueuePairOwner*> hot_;
+};
+
+// What a call of rdma-core that failed with this errno means to somebody who waits for memory or a queue.
+Error resource_error(int errnum);
+
+}  // namespace smbdirect::fabric::verbs

@@ -1,0 +1,119 @@
+#include "fabric/verbs/listener.hpp"
+
+#include <netinet/in.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "fabric/address.hpp"
+#include "fabric/verbs/endpoint.hpp"
+
+namespace smbdirect::fabric::verbs {
+
+class VerbsListener::Place final : private CmHandler, private DeviceUser {
+  public:
+    Place(VerbsListener& owner, const RdmaAddress& where) : owner_(owner), where_(where) {}
+    ~Place() { close(); }
+
+    Result<void> open() {
+        auto id = owner_.core_.create_id(this);
+        if (!id) return std::unexpected(id.error());
+        id_ = std::move(*id);
+        sockaddr_storage address = where_.address;
+        const auto& wanted = owner_.parameters_;
+        const bool ib = !where_.iwarp && wanted.ib_port != 0;
+        set_port(address, ib ? wanted.ib_port : port_of(wanted.address));
+        if (rdma_bind_addr(id_.get(), reinterpret_cast<sockaddr*>(&address)) != 0 ||
+            rdma_listen(id_.get(), wanted.backlog) != 0)
+            return failed(errno);
+        auto device = owner_.core_.device_of(id_.get());
+        if (!device) return std::unexpected(device.error());
+        device_ = *device;
+        device_->add_user(this);
+        return {};
+    }
+
+    bool stands() const { return id_ != nullptr; }
+    const RdmaAddress& where() const { return where_; }
+
+  private:
+    Result<void> failed(int errnum) {
+        id_.reset();
+        switch (errnum) {
+            case EADDRINUSE:
+                return fail(Reason::rdma_port_taken, errnum);
+            case EACCES:
+            case EPERM:
+                return fail(Reason::rdma_port_denied, EACCES);
+            default:
+                return fail(Reason::listen_failed, errnum);
+        }
+    }
+
+    void on_cm_event(const CmEvent& event) override {
+        if (event.type == RDMA_CM_EVENT_CONNECT_REQUEST) return take_request(event);
+        if (event.type != RDMA_CM_EVENT_DEVICE_REMOVAL) return;
+        if (auto device = device_) device->remove();
+    }
+
+    // A connection that cannot be had for lack of something is refused by destroying its identifier.
+    void take_request(const CmEvent& event) {
+        CmId id(event.id);
+        auto endpoint = std::make_unique<VerbsEndpoint>(owner_.core_);
+        const auto& wanted = owner_.parameters_;
+        if (!endpoint->take_request(std::move(id), event, {wanted.send_queue, wanted.receive_queue})) return;
+        owner_.events_->on_request(std::move(endpoint), event.private_data);
+    }
+
+    void on_device_removed() override { close(); }
+
+    void close() {
+        if (device_) device_->remove_user(this);
+        id_.reset();
+        device_.reset();
+    }
+
+    VerbsListener& owner_;
+    const RdmaAddress where_;
+    std::shared_ptr<Device> device_;
+    CmId id_;
+};
+
+VerbsListener::VerbsListener(Core& core, const ListenParameters& parameters, ListenerEvents* events,
+                             std::function<void(VerbsListener*)> gone)
+    : core_(core), parameters_(parameters), events_(events), gone_(std::move(gone)) {}
+
+VerbsListener::~VerbsListener() { gone_(this); }
+
+bool VerbsListener::wants(const RdmaAddress& address) const {
+    const auto& wanted = parameters_.address;
+    if (!is_any(wanted)) return same_host(wanted, address.address);
+    if (wanted.ss_family == address.address.ss_family) return true;
+    return wanted.ss_family == AF_INET6 && !parameters_.v6_only;
+}
+
+Result<void> VerbsListener::cover(const std::vector<RdmaAddress>& addresses) {
+    std::erase_if(places_, [&](const auto& place) {
+        return !place->stands() ||
+               std::find(addresses.begin(), addresses.end(), place->where()) == addresses.end();
+    });
+    Result<void> result;
+    for (const auto& address : addresses) {
+        const bool known = std::any_of(places_.begin(), places_.end(),
+                                       [&](const auto& place) { return place->where() == address; });
+        if (known || !wants(address)) continue;
+        auto place = std::make_unique<Place>(*this, address);
+        if (auto opened = place->open(); opened)
+            places_.push_back(std::move(place));
+        else if (result)
+            result = opened;
+    }
+    return result;
+}
+
+size_t VerbsListener::covered() const {
+    return static_cast<size_t>(
+        std::count_if(places_.begin(), places_.end(), [](const auto& place) { return place->stands(); }));
+}
+
+}  // namespace smbdirect::fabric::verbs

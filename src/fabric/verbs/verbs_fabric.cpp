@@ -1,0 +1,89 @@
+#include "fabric/verbs/verbs_fabric.hpp"
+
+#include <algorithm>
+#include <cerrno>
+
+#include "fabric/address.hpp"
+#include "fabric/verbs/change_watch.hpp"
+#include "fabric/verbs/endpoint.hpp"
+#include "fabric/verbs/listener.hpp"
+
+namespace smbdirect::fabric {
+namespace verbs {
+namespace {
+
+class RealVerbsFabric final : public VerbsFabric {
+  public:
+    explicit RealVerbsFabric(EventLoop& loop)
+        : core_(loop), table_(core_), watch_(loop, [this] { look_at_addresses(); }) {
+        core_.on_addresses_may_have_changed = [this, alive = std::weak_ptr<int>(alive_)] {
+            // Later: this is said from the middle of a removal.
+            core_.loop.defer([this, alive] {
+                if (!alive.expired()) look_at_addresses();
+            });
+        };
+        table_.scan();
+    }
+    ~RealVerbsFabric() override { core_.on_addresses_may_have_changed = nullptr; }
+
+    std::string_view name() const override { return "verbs"; }
+    std::vector<RdmaAddress> addresses() const override { return table_.addresses(); }
+    std::optional<RdmaAddress> route(const sockaddr_storage& remote,
+                                     const sockaddr_storage& local) const override {
+        return table_.route(remote, local);
+    }
+    void on_change(std::function<void()> before_listening) override {
+        before_listening_ = std::move(before_listening);
+    }
+    size_t covered(const Listener* listener) const override {
+        return static_cast<const VerbsListener*>(listener)->covered();
+    }
+
+    Result<std::unique_ptr<Listener>> listen(const ListenParameters& parameters,
+                                             ListenerEvents* events) override {
+        auto listener = std::make_unique<VerbsListener>(
+            core_, parameters, events, [this](VerbsListener* gone) { std::erase(listeners_, gone); });
+        // No device at all is no error: one may come. That none of those that are there can be had is one.
+        auto covered = listener->cover(table_.addresses());
+        if (!covered && listener->covered() == 0) return std::unexpected(covered.error());
+        listeners_.push_back(listener.get());
+        return listener;
+    }
+
+    Result<std::unique_ptr<Endpoint>> connect(const ConnectParameters& parameters,
+                                              EndpointEvents* events) override {
+        const auto from = table_.route(parameters.remote, parameters.local);
+        if (!from) return fail(Reason::fabric_unavailable, ENETUNREACH);
+        ConnectParameters wanted = parameters;
+        if (!from->iwarp && wanted.ib_port) set_port(wanted.remote, wanted.ib_port);
+        auto endpoint = std::make_unique<VerbsEndpoint>(core_);
+        if (auto started = endpoint->start_connecting(wanted, from->address, events); !started)
+            return std::unexpected(started.error());
+        return endpoint;
+    }
+
+  private:
+    void look_at_addresses() {
+        if (!table_.scan()) return;
+        if (before_listening_) before_listening_();
+        const auto addresses = table_.addresses();
+        // An address that cannot be had now is tried again with the next change.
+        for (auto* listener : listeners_) (void)listener->cover(addresses);
+    }
+
+    std::shared_ptr<int> alive_ = std::make_shared<int>(0);
+    Core core_;
+    AddressTable table_;
+    ChangeWatch watch_;
+    std::vector<VerbsListener*> listeners_;
+    std::function<void()> before_listening_;
+};
+
+}  // namespace
+}  // namespace verbs
+
+std::unique_ptr<VerbsFabric> make_verbs_fabric(EventLoop& loop) {
+    return std::make_unique<verbs::RealVerbsFabric>(loop);
+}
+
+}  // namespace smbdirect::fabric
