@@ -80,6 +80,14 @@ void raise_descriptor_limit() {
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+// Memory for RDMA is pinned, which this limits: as much as the user may have, and root gives itself the rest.
+void raise_memory_lock_limit() {
+    rlimit limit{RLIM_INFINITY, RLIM_INFINITY};
+    if (setrlimit(RLIMIT_MEMLOCK, &limit) == 0 || getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_MEMLOCK, &limit);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -125,5 +133,6 @@ int main(int argc, char** argv) {
     options.rename = rename_process;
     umask(022);  // not that of the program that happened to come first: smbd's is 0 at times
     raise_descriptor_limit();
+    raise_memory_lock_limit();
     return engine::run_monitor(options);
 }

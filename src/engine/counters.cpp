@@ -18,6 +18,8 @@ constexpr std::array kRows = {
     Row{"connections_failed", &Counters::connections_failed},
     Row{"connections_reset", &Counters::connections_reset},
     Row{"connections_memory", &Counters::connections_memory},
+    Row{"connections_iwarp", &Counters::connections_iwarp},
+    Row{"connections_verbs", &Counters::connections_verbs},
     Row{"bytes_sent", &Counters::bytes_sent},
     Row{"bytes_received", &Counters::bytes_received},
     Row{"messages_sent", &Counters::messages_sent},

@@ -12,6 +12,8 @@ struct Counters {
     uint64_t connections_failed = 0;  // never established
     uint64_t connections_reset = 0;   // established, then ended by an error of either side
     uint64_t connections_memory = 0;  // of connections_total: on the memory fabric
+    uint64_t connections_iwarp = 0;   // in software
+    uint64_t connections_verbs = 0;   // on an RDMA device
     uint64_t bytes_sent = 0;          // payload of Data Transfer messages
     uint64_t bytes_received = 0;
     uint64_t messages_sent = 0;  // Data Transfer messages

@@ -18,9 +18,7 @@ using session::ConnectionState;
 using session::End;
 
 Driver::Driver(const DriverContext& context, DriverEvents* events, uint64_t id)
-    : context_(context), events_(events), id_(id) {
-    sends_.resize(context.settings->send_queue);
-}
+    : context_(context), events_(events), id_(id) {}
 
 Driver::~Driver() {
     if (timer_) context_.loop->cancel_timer(timer_);
@@ -52,11 +50,13 @@ Result<void> Driver::create_memory(bool accepted, uint32_t face) {
 
 Result<void> Driver::register_private_buffers() {
     const auto& settings = *context_.settings;
+    const auto& limits = endpoint_->limits();
+    sends_.resize(std::min(settings.send_queue, limits.max_send_wr));
     max_slots_ =
         std::min<uint32_t>(settings.geometry.receive_ring_entries, 2u * settings.stranger.receive_credit_max);
     receive_headers_ = kNegotiateBuffer;
     send_headers_ = receive_headers_ + max_slots_ * kHeaderStride;
-    private_.resize(send_headers_ + settings.send_queue * kHeaderStride);
+    private_.resize(send_headers_ + sends_.size() * kHeaderStride);
     auto region = endpoint_->register_memory(private_.data(), private_.size(), fabric::access_none);
     if (!region) return std::unexpected(region.error());
     private_region_ = *region;
@@ -98,11 +98,9 @@ Result<void> Driver::start_accept(std::unique_ptr<fabric::Endpoint> endpoint, co
     if (auto registered = register_private_buffers(); !registered) return registered;
     create_core(Role::passive, is_own_kind(peer));
     fabric::AcceptParameters parameters;
-    parameters.send_queue = context_.settings->send_queue;
-    parameters.receive_queue = context_.settings->stranger.receive_credit_max + 1;
     // A peer that sent the 8 bytes alone gets an answer in kind; one that sent none expects none
     // [MS-SMBD] 6.2.
-    if (peer.length >= kIrdOrdLength) {
+    if (has_ird_ord(peer)) {
         parameters.private_data = make_private_data(parameters.ird, parameters.ord);
         if (!own_kind_) parameters.private_data.length = kIrdOrdLength;
     }
@@ -290,7 +288,10 @@ void Driver::settle_established() {
     counted_open_ = true;
     ++context_.counters->connections_total;
     ++context_.counters->connections_open;
-    if (std::strcmp(endpoint_->fabric_name(), "memory") == 0) ++context_.counters->connections_memory;
+    const std::string_view fabric = endpoint_->fabric_name();
+    ++(fabric == "memory"  ? context_.counters->connections_memory
+       : fabric == "iwarp" ? context_.counters->connections_iwarp
+                           : context_.counters->connections_verbs);
     view_.memory->max_fragmented_send_size.store(core_->negotiated().max_fragmented_send_size);
     view_.memory->state.store(ConnectionState::established);
     if (!passive_) mirror_.switch_out_on();
@@ -412,8 +413,11 @@ void Driver::sweep() {
     if (!received_since_sweep_ && ceiling_ > initial_ceiling_) {
         ceiling_ = initial_ceiling_;
         if (core_) core_->set_receive_ceiling(ceiling_);
+        drop_idle_receive();
         give_back_idle_memory();
     }
+    if (transmit_head_ == transmit_head_at_sweep_) drop_idle_transmit();
+    transmit_head_at_sweep_ = transmit_head_;
     received_since_sweep_ = false;
 }
 

@@ -14,6 +14,7 @@
 
 #include "connection/connection.hpp"
 #include "engine/counters.hpp"
+#include "engine/registered_area.hpp"
 #include "engine/settings.hpp"
 #include "engine/slots.hpp"
 #include "engine/spin_guard.hpp"
@@ -122,10 +123,14 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     bool take_negotiate_message(const fabric::Completion&);
     bool publish(uint32_t slot, const connection::Delivery&);
     void replenish();
+    bool post_slot(uint32_t slot);
     void give_back_idle_memory();
+    void drop_idle_receive();
 
     // driver_send.cpp
     bool take_program_stream();
+    bool register_transmit();
+    bool drop_idle_transmit();
     bool announce_next();
     void pump();
     bool post(const connection::OutgoingMessage&);
@@ -161,7 +166,8 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     std::vector<std::byte> private_;
     size_t receive_headers_ = 0, send_headers_ = 0;
     uint32_t max_slots_ = 0;
-    fabric::MemoryRegion private_region_, receive_region_, transmit_region_;
+    fabric::MemoryRegion private_region_;
+    RegisteredArea receive_area_, transmit_area_;
 
     // receive
     SlotLedger slots_;
@@ -177,6 +183,8 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     uint64_t message_start_ = 0;  // stream position of the payload of the announced message
     uint64_t message_end_ = 0;    // stream position behind it
     uint64_t transmit_released_ = 0, last_transmit_end_ = 0;
+    uint64_t transmit_head_at_sweep_ = 0;
+    uint64_t transmit_registered_ = 0;  // the transport can read the stream up to here
 
     uint64_t timer_ = 0;
     fabric::Nanoseconds timer_deadline_ = 0;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 
 #include "engine/driver.hpp"
@@ -23,19 +24,21 @@ Result<void> Driver::prepare_receive_area() {
     uint32_t slots = std::min(geometry.receive_area_size / slot_size_, max_slots_);
     slots_.initialise(slots, geometry.receive_ring_entries);
     // Half of the slots may wait for the program while the other half is posted.
-    ceiling_max_ = std::clamp<uint32_t>(slots / 2, 1, core_settings_.receive_credit_max);
-    initial_ceiling_ =
-        std::min(std::max<uint32_t>(context_.settings->initial_receive_bytes / slot_size_, 4), ceiling_max_);
+    const auto& limits = endpoint_->limits();
+    ceiling_max_ = std::clamp<uint32_t>(
+        slots / 2, 1, std::min<uint32_t>(core_settings_.receive_credit_max, limits.max_recv_wr));
+    const uint32_t unit = limits.registration_unit;
+    const uint32_t initial = std::min(context_.settings->initial_receive_bytes, unit ? unit : UINT32_MAX);
+    initial_ceiling_ = std::min(std::max<uint32_t>(initial / slot_size_, 4), ceiling_max_);
     ceiling_ = initial_ceiling_;
     core_->set_receive_ceiling(ceiling_);
-    auto receive =
-        endpoint_->register_memory(view_.receive_area(), geometry.receive_area_size, fabric::access_none);
-    if (!receive) return std::unexpected(receive.error());
-    receive_region_ = *receive;
-    auto transmit = endpoint_->register_memory(view_.transmit(), geometry.transmit_size, fabric::access_none);
-    if (!transmit) return std::unexpected(transmit.error());
-    transmit_region_ = *transmit;
-    return {};
+    // A slot lies within one piece; a fragment of the transmit ring within two.
+    receive_area_.initialise(endpoint_.get(), view_.receive_area(), slots * slot_size_,
+                             unit ? std::max(unit / slot_size_, 1u) * slot_size_ : 0);
+    const uint32_t fragment = std::bit_ceil(core_->negotiated().max_send_size);
+    transmit_area_.initialise(endpoint_.get(), view_.transmit(), geometry.transmit_size,
+                              unit ? std::min(std::max(8 * unit, fragment), geometry.transmit_size) : 0);
+    return receive_area_.require(0);
 }
 
 void Driver::take_completions() {
@@ -118,6 +121,15 @@ bool Driver::publish(uint32_t slot, const connection::Delivery& delivery) {
     return true;
 }
 
+bool Driver::post_slot(uint32_t slot) {
+    const uint32_t offset = slot * slot_size_;
+    // Where no more memory can be pinned, the window stays as it is.
+    if (!receive_area_.require(offset)) return false;
+    std::array<fabric::Sge, 2> sges{fabric::Sge{header_of_slot(slot), 24, private_region_.lkey}};
+    receive_area_.pieces(offset, slot_size_, std::span(sges).subspan(1));
+    return endpoint_->post_receive(slot, sges).has_value();
+}
+
 void Driver::replenish() {
     if (slot_size_ == 0) return;
     // The window opens with use: a peer that used up half of it within one turn would soon wait for credits.
@@ -130,10 +142,7 @@ void Driver::replenish() {
     while (posted < wanted) {
         const uint32_t slot = slots_.take();
         if (slot == SlotLedger::kNone) break;
-        std::array<fabric::Sge, 2> sges{
-            fabric::Sge{header_of_slot(slot), 24, private_region_.lkey},
-            fabric::Sge{view_.receive_area() + size_t{slot} * slot_size_, slot_size_, receive_region_.lkey}};
-        if (!endpoint_->post_receive(slot, sges)) {
+        if (!post_slot(slot)) {
             slots_.give_back(slot);
             break;
         }
@@ -145,9 +154,23 @@ void Driver::replenish() {
     mirror_.request_return_at(starved ? slots_.tail() + (slots_.published_count() + 1) / 2 : UINT64_MAX);
 }
 
-// Pages of slots that are neither posted nor waiting for the program.
+// Pieces of which no slot is posted or waits for the program.
+void Driver::drop_idle_receive() {
+    if (endpoint_->limits().registration_unit == 0 || !receive_area_.is_ready()) return;
+    const std::vector<uint32_t> free = slots_.free_sorted();
+    receive_area_.drop_unused([&](uint32_t first, uint32_t end) {
+        const auto from = std::lower_bound(free.begin(), free.end(), first / slot_size_);
+        const auto to = std::lower_bound(free.begin(), free.end(), end / slot_size_);
+        return static_cast<uint32_t>(to - from) != (end - first) / slot_size_;
+    });
+}
+
+// Pages of slots that are neither posted nor waiting for the program. A page that is pinned must stay: the
+// transport would go on with the old one, and the program would see another.
 void Driver::give_back_idle_memory() {
     std::vector<uint32_t> free = slots_.free_sorted();
+    if (endpoint_->limits().registration_unit != 0)
+        std::erase_if(free, [&](uint32_t slot) { return receive_area_.is_registered(slot * slot_size_); });
     const size_t page = 4096;
     for (size_t i = 0; i < free.size();) {
         size_t j = i + 1;

@@ -24,9 +24,45 @@ bool Driver::take_program_stream() {
         return false;
     }
     transmit_head_ = head;
-    if (core_->message_announced())
-        core_->on_available(static_cast<uint32_t>(std::min(head, message_end_) - message_start_));
+    if (!register_transmit()) return false;
+    if (core_->message_announced() && transmit_registered_ > message_start_)
+        core_->on_available(
+            static_cast<uint32_t>(std::min(transmit_registered_, message_end_) - message_start_));
     return true;
+}
+
+// Lets the transport read what the program has written since, as far as memory can be pinned. False: not even
+// the next piece, and nothing is under way whose memory would come free.
+bool Driver::register_transmit() {
+    if (!transmit_area_.is_ready()) return true;
+    const uint32_t mask = context_.settings->geometry.transmit_size - 1;
+    while (transmit_registered_ < transmit_head_) {
+        const auto offset = static_cast<uint32_t>(transmit_registered_ & mask);
+        auto required = transmit_area_.require(offset);
+        if (!required && drop_idle_transmit()) required = transmit_area_.require(offset);
+        if (!required) {
+            if (send_head_ != send_tail_) return true;
+            fail({required.error().reason, ENOBUFS});
+            return false;
+        }
+        transmit_registered_ = std::min(
+            transmit_registered_ + (transmit_area_.end_of_unit(offset) - offset), transmit_head_);
+    }
+    return true;
+}
+
+// Pieces of the ring with nothing in them that is still to be sent. Whether there was one.
+bool Driver::drop_idle_transmit() {
+    if (!transmit_area_.is_ready() || endpoint_->limits().registration_unit == 0) return false;
+    const uint32_t size = context_.settings->geometry.transmit_size, mask = size - 1;
+    const uint64_t used = transmit_registered_ - transmit_released_;
+    const auto begin = static_cast<uint32_t>(transmit_released_ & mask);
+    return transmit_area_.drop_unused([&](uint32_t first, uint32_t end) {
+        if (used == 0) return false;
+        // As distances from the first byte in use, around the ring.
+        const uint32_t from = (first - begin) & mask, to = (end - 1 - begin) & mask;
+        return from < used || to < used || to < from;
+    });
 }
 
 // Takes the next length header off the stream. False: there is none yet, or the connection failed.
@@ -53,7 +89,8 @@ bool Driver::announce_next() {
             if (send_head_ == send_tail_) transmit_released_ = message_end_;
             continue;
         }
-        const auto available = static_cast<uint32_t>(std::min(transmit_head_, message_end_) - message_start_);
+        const uint64_t ready = std::min(transmit_registered_, message_end_);
+        const auto available = static_cast<uint32_t>(std::max(ready, message_start_) - message_start_);
         if (auto announced = core_->announce_message(length, available, std::nullopt); !announced) {
             fail({Reason::message_too_large, EMSGSIZE});
             return false;
@@ -84,7 +121,7 @@ void Driver::pump() {
 bool Driver::post(const connection::OutgoingMessage& message) {
     const auto index = static_cast<uint32_t>(send_head_ % sends_.size());
     std::memcpy(header_of_send(index), message.header.data(), message.header.size());
-    std::array<fabric::Sge, 3> sges{fabric::Sge{
+    std::array<fabric::Sge, 4> sges{fabric::Sge{
         header_of_send(index), static_cast<uint32_t>(message.header.size()), private_region_.lkey}};
     size_t count = 1;
     if (message.payload_length) {
@@ -92,9 +129,9 @@ bool Driver::post(const connection::OutgoingMessage& message) {
         const uint64_t start = message_start_ + message.payload_offset;
         const auto offset = static_cast<uint32_t>(start & (size - 1));
         const uint32_t first = std::min(message.payload_length, size - offset);
-        sges[count++] = {view_.transmit() + offset, first, transmit_region_.lkey};
+        count += transmit_area_.pieces(offset, first, std::span(sges).subspan(count));
         if (first < message.payload_length)
-            sges[count++] = {view_.transmit(), message.payload_length - first, transmit_region_.lkey};
+            count += transmit_area_.pieces(0, message.payload_length - first, std::span(sges).subspan(count));
         last_transmit_end_ = start + message.payload_length;
         ++context_.counters->messages_sent;
         context_.counters->bytes_sent += message.payload_length;

@@ -40,13 +40,16 @@ Engine::Engine(const Options& options)
       trace_(&loop_, &counters_.trace_dropped),
       iwarp_(fabric::make_iwarp_fabric(loop_)),
       memory_(fabric::make_memory_fabric(loop_)),
+      verbs_(fabric::make_verbs_fabric(loop_)),
       context_{&loop_, &options_.settings, &counters_, &trace_, &spin_guard_, id_},
       listeners_(std::make_unique<ListenerTable>(
-          context_, iwarp_.get(), memory_.get(), [this] { return make_driver(); }, options.keeper)),
+          context_, Fabrics{iwarp_.get(), memory_.get(), verbs_.get()}, [this] { return make_driver(); },
+          options.keeper)),
       server_(std::make_unique<SessionServer>(this, options.meeting_socket)),
       started_(loop_.now()),
       idle_since_(loop_.now()) {
     counters_.engine_restarts = options.restarts;
+    verbs_->on_change([this] { listeners_->follow_addresses(); });
     sweep();
 }
 
@@ -168,6 +171,22 @@ Result<void> Engine::check_port(uint16_t port, const Peer& peer) const {
     return {};
 }
 
+// By rule; otherwise a way that leads over an RDMA device is taken by verbs, and any other in software.
+fabric::Fabric* Engine::choose_fabric(const session::Request& request) const {
+    switch (request.fabric) {
+        case session::FabricChoice::memory:
+            return memory_.get();
+        case session::FabricChoice::verbs:
+            return verbs_.get();
+        case session::FabricChoice::iwarp:
+            return iwarp_.get();
+        case session::FabricChoice::automatic:
+            break;
+    }
+    if (verbs_->route(request.remote, request.local)) return verbs_.get();
+    return iwarp_.get();
+}
+
 Result<void> Engine::answer_connect(const session::Request& request, const Peer& peer, Answer* answer) {
     if (auto allowed = check_port(port_of(request.local), peer); !allowed) return allowed;
     fabric::ConnectParameters parameters;
@@ -179,14 +198,12 @@ Result<void> Engine::answer_connect(const session::Request& request, const Peer&
                                                    : port;
     if (rdma_port == 0) return fail(Reason::rdma_port_overflow, EADDRNOTAVAIL);
     set_port(parameters.remote, rdma_port);
+    parameters.ib_port = request.rdma_port   ? request.rdma_port
+                         : request.face == 6 ? ib_port_for(port)
+                                             : port;
     const uint32_t timeout = request.timeout_ms ? request.timeout_ms : options_.settings.connect_timeout_ms;
     parameters.timeout = int64_t{timeout} * 1'000'000;
-    fabric::Fabric* chosen = iwarp_.get();
-    if (request.fabric == session::FabricChoice::memory)
-        chosen = memory_.get();
-    else if (request.fabric == session::FabricChoice::verbs)
-        return fail(Reason::fabric_unavailable, ENETUNREACH);
-
+    fabric::Fabric* chosen = choose_fabric(request);
     Driver* driver = make_driver();
     int a = -1;
     auto started = driver->start_connect(chosen, parameters, request.remote, request.face, &a);

@@ -64,6 +64,7 @@ class Engine final : public DriverEvents {
     Result<void> answer_attach(int passed_fd, const Peer&, Answer*);
     Result<void> answer_attach_listener(uint64_t id, Answer*);
     Result<void> answer_trace(const session::Request&, const Peer&, Answer*);
+    fabric::Fabric* choose_fabric(const session::Request&) const;
     void answer_counters(const session::Request&, Answer*);
     Driver* make_driver();
     void sweep();
@@ -77,6 +78,7 @@ class Engine final : public DriverEvents {
     TraceWriter trace_;
     SpinGuard spin_guard_;
     std::unique_ptr<fabric::Fabric> iwarp_, memory_;
+    std::unique_ptr<fabric::VerbsFabric> verbs_;
     DriverContext context_;
     std::unique_ptr<ListenerTable> listeners_;
     std::unordered_map<uint64_t, std::unique_ptr<Driver>> drivers_;

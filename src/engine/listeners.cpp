@@ -24,16 +24,10 @@ using fabric::port_of;
 using fabric::same_host;
 using fabric::set_port;
 
-uint16_t iwarp_port_for(uint16_t program_port) {
-    constexpr uint16_t kSmb = 445, kIwarp = 5445;  // [MS-SMBD] 1.9
-    if (program_port == kSmb || program_port == kIwarp) return kIwarp;
-    return program_port > 65535 - 5000 ? 0 : static_cast<uint16_t>(program_port + 5000);
-}
-
 ProgramListener::~ProgramListener() {
     if (table) munmap(table, sizeof *table);
     if (knock_memfd >= 0) close(knock_memfd);
-    iwarp.reset();  // uses the inherited socket
+    listening.reset();  // uses the inherited socket
     if (inherited_socket >= 0) close(inherited_socket);
     if (pid_fd < 0) return;
     loop->unwatch(pid_fd, this);
@@ -48,10 +42,10 @@ void ProgramListener::on_ready(uint32_t) {
     table_of_listeners->look_whether_gone(record.id);  // may destroy us, later
 }
 
-// What arrives on one fabric for one listener.
-class ListenerTable::Arrival final : public fabric::ListenerEvents {
+// What arrives for one listener.
+class ListenerTable::Arrivals final : public fabric::ListenerEvents {
   public:
-    Arrival(ListenerTable* table, ProgramListener* listener) : table_(table), listener_(listener) {}
+    Arrivals(ListenerTable* table, ProgramListener* listener) : table_(table), listener_(listener) {}
 
     void on_request(std::unique_ptr<fabric::Endpoint> endpoint, const fabric::PrivateData& peer) override {
         if (!table_->may_arrive(endpoint->remote_address())) return endpoint->reject({});
@@ -69,11 +63,10 @@ class ListenerTable::Arrival final : public fabric::ListenerEvents {
     ProgramListener* const listener_;
 };
 
-ListenerTable::ListenerTable(const DriverContext& context, fabric::Fabric* iwarp, fabric::Fabric* memory,
+ListenerTable::ListenerTable(const DriverContext& context, const Fabrics& fabrics,
                              std::function<Driver*()> make_driver, ListenerKeeper* keeper)
     : context_(context),
-      iwarp_(iwarp),
-      memory_(memory),
+      fabrics_(fabrics),
       make_driver_(std::move(make_driver)),
       keeper_(keeper) {}
 
@@ -89,36 +82,27 @@ const ListenerRecord* ListenerTable::record(uint64_t id) {
     return listener ? &listener->record : nullptr;
 }
 
-Result<void> ListenerTable::open_fabrics(ProgramListener* listener, int inherited_fd) {
-    fabric::ListenParameters parameters;
-    parameters.address = listener->record.address;
-    parameters.v6_only = listener->record.v6_only != 0;
-    set_port(parameters.address, listener->record.rdma_port);
-    auto& arrivals = arrivals_[listener->record.id];
-    if (listener->record.fabric != session::FabricChoice::memory) {
-        parameters.inherited_fd = inherited_fd;
-        arrivals.push_back(std::make_unique<Arrival>(this, listener));
-        auto made = iwarp_->listen(parameters, arrivals.back().get());
-        if (!made) {
-            const int error = made.error().errnum;
-            const Reason reason = error == EADDRINUSE ? Reason::rdma_port_taken
-                                  : error == EACCES   ? Reason::rdma_port_denied
-                                                      : Reason::listen_failed;
-            return smbdirect::fail(reason, error);
-        }
-        listener->iwarp = std::move(*made);
-        if (listener->record.rdma_port == 0)
-            listener->record.rdma_port = port_of(listener->iwarp->local_address());
-        set_port(parameters.address, listener->record.rdma_port);
+Result<void> ListenerTable::open(ProgramListener* listener, int inherited_fd) {
+    listener->arrivals = std::make_shared<Arrivals>(this, listener);
+    listener->listening = std::make_unique<Listening>(fabrics_, listener->record, listener->arrivals.get());
+    auto opened = listener->listening->open(inherited_fd);
+    if (opened) return opened;
+    const int error = opened.error().errnum;
+    const Reason reason = error == EADDRINUSE ? Reason::rdma_port_taken
+                          : error == EACCES   ? Reason::rdma_port_denied
+                                              : Reason::listen_failed;
+    return smbdirect::fail(reason, error);
+}
+
+void ListenerTable::follow_addresses() {
+    for (auto& [id, listener] : listeners_) {
+        const int before = listener->listening->socket();
+        listener->listening->follow_addresses();
+        if (listener->listening->socket() == before) continue;
+        // The keeper holds the port open as well.
+        keeper_->drop(id);
+        keeper_->keep(listener->record, listener->listening->socket(), listener->knock_memfd);
     }
-    // Programs of this engine can always be reached ring to ring, if the rule of the connecting side says so.
-    parameters.inherited_fd = -1;
-    arrivals.push_back(std::make_unique<Arrival>(this, listener));
-    if (auto made = memory_->listen(parameters, arrivals.back().get()))
-        listener->memory = std::move(*made);
-    else if (listener->record.fabric == session::FabricChoice::memory)
-        return std::unexpected(made.error());
-    return {};
 }
 
 Result<ListenerTable::Made> ListenerTable::listen_beside(int tcp, const session::Request& request, int pid) {
@@ -153,6 +137,7 @@ Result<ListenerTable::Made> ListenerTable::listen_beside(int tcp, const session:
     record.face = request.face;
     record.fabric = request.fabric;
     record.rdma_port = request.rdma_port ? request.rdma_port : iwarp_port_for(port_of(record.address));
+    record.ib_port = request.rdma_port ? request.rdma_port : ib_port_for(port_of(record.address));
     if (record.rdma_port == 0) return smbdirect::fail(Reason::rdma_port_overflow, EADDRNOTAVAIL);
     if (getrandom(&record.id, sizeof record.id, 0) != sizeof record.id)
         return smbdirect::fail(Reason::engine_resources);
@@ -162,14 +147,10 @@ Result<ListenerTable::Made> ListenerTable::listen_beside(int tcp, const session:
     listener->record = record;
     listener->knock_memfd = session::create_knock_table(record.id, &listener->table);
     if (listener->knock_memfd < 0) return smbdirect::fail(Reason::engine_resources);
-    if (auto opened = open_fabrics(listener.get(), -1); !opened) {
-        listener.reset();
-        arrivals_.erase(record.id);
-        return std::unexpected(opened.error());
-    }
+    if (auto opened = open(listener.get(), -1); !opened) return std::unexpected(opened.error());
     record = listener->record;
     watch_registrar(listener.get(), pid);
-    keeper_->keep(record, listener->iwarp ? listener->iwarp->fd() : -1, listener->knock_memfd);
+    keeper_->keep(record, listener->listening->socket(), listener->knock_memfd);
     Made made{record.id, listener->knock_memfd, record.rdma_port, record.address};
     listeners_[record.id] = std::move(listener);
     return made;
@@ -187,6 +168,9 @@ Result<ListenerTable::Made> ListenerTable::listen_only(const session::Request& r
     record.rdma_port = request.rdma_port           ? request.rdma_port
                        : request.face == 6 && port ? iwarp_port_for(port)
                                                    : port;
+    record.ib_port = request.rdma_port   ? request.rdma_port
+                     : request.face == 6 ? ib_port_for(port)
+                                         : port;
     if (port && record.rdma_port == 0) return smbdirect::fail(Reason::rdma_port_overflow, EADDRNOTAVAIL);
     if (getrandom(&record.id, sizeof record.id, 0) != sizeof record.id)
         return smbdirect::fail(Reason::engine_resources);
@@ -202,17 +186,15 @@ Result<ListenerTable::Made> ListenerTable::listen_only(const session::Request& r
     }
     auto listener = std::make_unique<ProgramListener>(this, context_.loop);
     listener->record = record;
-    if (auto opened = open_fabrics(listener.get(), -1); !opened) {
+    if (auto opened = open(listener.get(), -1); !opened) {
         close(fd);
-        listener.reset();
-        arrivals_.erase(record.id);
         return std::unexpected(opened.error());
     }
     record = listener->record;
     if (port == 0) set_port(record.address, record.rdma_port);
     listener->record.address = record.address;
     watch_registrar(listener.get(), pid);
-    keeper_->keep(record, listener->iwarp ? listener->iwarp->fd() : -1, -1);
+    keeper_->keep(record, listener->listening->socket(), -1);
     listeners_[record.id] = std::move(listener);
     return Made{record.id, fd, record.rdma_port, record.address};
 }
@@ -228,9 +210,8 @@ void ListenerTable::restore(const ListenerRecord& record, int rdma_socket, int k
         for (auto& entry : listener->table->entry) entry.state.store(session::KnockState::free);
         listener->table->knocking.store(0);
     }
-    if (!open_fabrics(listener.get(), rdma_socket)) {
+    if (!open(listener.get(), rdma_socket)) {
         listener.reset();
-        arrivals_.erase(record.id);
         return keeper_->drop(record.id);
     }
     listener->orphaned = true;
@@ -285,16 +266,12 @@ void ListenerTable::remove(uint64_t id) {
         listener_of_.erase(driver);
         driver->refuse({Reason::listener_gone, ECONNREFUSED});
     }
-    listener->iwarp.reset();
-    listener->memory.reset();
+    listener->listening.reset();
     if (listener->inherited_socket >= 0) close(std::exchange(listener->inherited_socket, -1));
     keeper_->drop(id);
-    // The arrival objects may be on the stack above us.
-    context_.loop->defer(
-        [old = std::shared_ptr<ProgramListener>(std::move(listeners_[id])),
-         arrivals = std::make_shared<std::vector<std::unique_ptr<Arrival>>>(std::move(arrivals_[id]))] {});
+    // Its arrivals may be on the stack above us.
+    context_.loop->defer([old = std::shared_ptr<ProgramListener>(std::move(listeners_[id]))] {});
     listeners_.erase(id);
-    arrivals_.erase(id);
 }
 
 void ListenerTable::announce(Driver* driver) {

@@ -14,31 +14,12 @@
 #include <vector>
 
 #include "engine/driver.hpp"
+#include "engine/listening.hpp"
 #include "fabric/fabric.hpp"
 #include "session/memory.hpp"
 #include "session/messages.hpp"
 
 namespace smbdirect::engine {
-
-enum class ListenerKind : uint32_t { beside = 1, only = 2 };
-
-// What survives an engine: plain data, kept by the monitor together with two descriptors.
-struct ListenerRecord {
-    uint64_t id = 0;
-    ListenerKind kind = ListenerKind::beside;
-    uint32_t face = 6;
-    session::FabricChoice fabric = session::FabricChoice::automatic;
-    uint16_t rdma_port = 0;  // host byte order
-    uint32_t v6_only = 1;
-    uint64_t cookie = 0;  // SO_COOKIE of the program's TCP listener
-    uint64_t name_engine_id =
-        0;  // only: the AF_UNIX listener's name carries the id of the engine that made it
-    sockaddr_storage address{};  // the program's, with the program's port
-};
-
-// The RDMA port for a program's port (DESIGN D7): 445 and 5445 are 5445 on iWARP, any other P is P + 5000. 0:
-// overflow.
-uint16_t iwarp_port_for(uint16_t program_port);
 
 class ListenerTable;
 
@@ -63,7 +44,8 @@ struct ProgramListener final : fabric::Watcher {
     ListenerTable* const table_of_listeners;
     fabric::EventLoop* const loop;
     ListenerRecord record;
-    std::unique_ptr<fabric::Listener> iwarp, memory;
+    std::shared_ptr<fabric::ListenerEvents> arrivals;
+    std::unique_ptr<Listening> listening;
     session::KnockTable* table = nullptr;
     int knock_memfd = -1;
     int inherited_socket = -1;  // the RDMA port, from a predecessor of this engine
@@ -81,8 +63,8 @@ class ListenerTable {
         sockaddr_storage address{};
     };
 
-    ListenerTable(const DriverContext&, fabric::Fabric* iwarp, fabric::Fabric* memory,
-                  std::function<Driver*()> make_driver, ListenerKeeper* keeper);
+    ListenerTable(const DriverContext&, const Fabrics&, std::function<Driver*()> make_driver,
+                  ListenerKeeper* keeper);
     ~ListenerTable();
 
     Result<Made> listen_beside(int tcp_listener, const session::Request&, int pid);
@@ -91,6 +73,7 @@ class ListenerTable {
     // A process closed it or died: is it still there?
     void look_whether_gone(uint64_t id);
     void sweep();
+    void follow_addresses();
 
     // A driver has a valid Negotiate Request: announce it to the program of the listener that it arrived on.
     void announce(Driver*);
@@ -106,10 +89,10 @@ class ListenerTable {
 
   private:
     friend class Knock;
-    class Arrival;  // fabric::ListenerEvents of one listener on one fabric
+    class Arrivals;  // fabric::ListenerEvents of one listener
 
     ProgramListener* find(uint64_t id);
-    Result<void> open_fabrics(ProgramListener*, int inherited_fd);
+    Result<void> open(ProgramListener*, int inherited_fd);
     void look_at_all(bool orphaned_only);
     void remove(uint64_t id);
     bool may_arrive(const sockaddr_storage& peer) const;
@@ -120,11 +103,10 @@ class ListenerTable {
     void watch_registrar(ProgramListener*, int pid);
 
     const DriverContext context_;
-    fabric::Fabric *iwarp_, *memory_;
+    const Fabrics fabrics_;
     std::function<Driver*()> make_driver_;
     ListenerKeeper* const keeper_;
     std::map<uint64_t, std::unique_ptr<ProgramListener>> listeners_;
-    std::map<uint64_t, std::vector<std::unique_ptr<Arrival>>> arrivals_;
     std::map<Driver*, uint64_t> listener_of_;  // drivers not yet taken by a program
     std::list<std::unique_ptr<Knock>> knocks_;
     std::deque<Driver*> waiting_;  // for a free entry in the knock table of their listener

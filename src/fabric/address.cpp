@@ -1,6 +1,8 @@
 #include "fabric/address.hpp"
 
 #include <arpa/inet.h>
+#include <ifaddrs.h>
+#include <net/if.h>
 #include <netinet/in.h>
 
 #include <cstddef>
@@ -60,6 +62,35 @@ bool is_loopback(const sockaddr_storage& address) {
 bool same_host(const sockaddr_storage& a, const sockaddr_storage& b) {
     const in6_addr left = unified(a), right = unified(b);
     return std::memcmp(&left, &right, sizeof left) == 0;
+}
+
+bool same_address(const sockaddr_storage& a, const sockaddr_storage& b) {
+    const auto scope = [](const sockaddr_storage& address) {
+        return address.ss_family == AF_INET6 ? as<sockaddr_in6>(address).sin6_scope_id : 0;
+    };
+    return same_host(a, b) && scope(a) == scope(b);
+}
+
+bool covers(const sockaddr_storage& wanted, bool v6_only, const sockaddr_storage& address) {
+    if (!is_any(wanted)) return same_host(wanted, address);
+    return wanted.ss_family == address.ss_family || (wanted.ss_family == AF_INET6 && !v6_only);
+}
+
+std::vector<sockaddr_storage> host_addresses() {
+    std::vector<sockaddr_storage> out;
+    ifaddrs* list = nullptr;
+    if (getifaddrs(&list) != 0) return out;
+    for (const ifaddrs* entry = list; entry; entry = entry->ifa_next) {
+        if (!entry->ifa_addr || !(entry->ifa_flags & IFF_UP)) continue;
+        const int family = entry->ifa_addr->sa_family;
+        if (family != AF_INET && family != AF_INET6) continue;
+        sockaddr_storage address{};
+        std::memcpy(&address, entry->ifa_addr,
+                    family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6));
+        out.push_back(address);
+    }
+    freeifaddrs(list);
+    return out;
 }
 
 }  // namespace smbdirect::fabric

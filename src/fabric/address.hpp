@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <cstdint>
+#include <vector>
 
 namespace smbdirect::fabric {
 
@@ -14,5 +15,11 @@ bool is_any(const sockaddr_storage& address);
 bool is_loopback(const sockaddr_storage& address);
 // The same host address; an IPv4-mapped IPv6 address equals its IPv4 one. Ports do not matter.
 bool same_host(const sockaddr_storage& a, const sockaddr_storage& b);
+// The same, and the scope of a link-local one as well.
+bool same_address(const sockaddr_storage& a, const sockaddr_storage& b);
+// Whether a socket bound to `wanted` serves `address`: the same one, or any of its family, or of both.
+bool covers(const sockaddr_storage& wanted, bool v6_only, const sockaddr_storage& address);
+// Every unicast address of the interfaces that are up, loopback included.
+std::vector<sockaddr_storage> host_addresses();
 
 }  // namespace smbdirect::fabric

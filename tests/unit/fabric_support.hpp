@@ -1,10 +1,12 @@
-// Two endpoints on one loop, over either software fabric, for tests.
+// Two endpoints on one loop, over either software fabric, for tests; and over verbs where there is a device:
+// SMBDIRECT_TEST_VERBS is the IPv4 address to use (tests/lab).
 #pragma once
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -14,13 +16,16 @@
 
 #include "fabric/iwarp/iwarp_fabric.hpp"
 #include "fabric/memory/memory_fabric.hpp"
+#include "fabric/verbs/verbs_fabric.hpp"
 
 namespace fabric_test {
 
 using namespace smbdirect;
 using namespace smbdirect::fabric;
 
-enum class Kind { memory, iwarp };
+enum class Kind { memory, iwarp, verbs };
+
+inline const char* verbs_address() { return std::getenv("SMBDIRECT_TEST_VERBS"); }
 
 inline sockaddr_storage loopback(uint16_t port = 0) {
     sockaddr_storage storage{};
@@ -159,8 +164,16 @@ struct Pair {
     Node client, server;
 
     explicit Pair(Kind kind, const iwarp::Settings& settings = {}) {
-        fabric = kind == Kind::memory ? make_memory_fabric(loop) : make_iwarp_fabric(loop, settings);
-        listener = fabric->listen({.address = loopback()}, &acceptor).value();
+        sockaddr_storage where = loopback();
+        if (kind == Kind::verbs) {
+            static uint16_t port = 18515;
+            where = loopback(port++);
+            inet_pton(AF_INET, verbs_address(), &reinterpret_cast<sockaddr_in&>(where).sin_addr);
+            fabric = make_verbs_fabric(loop);
+        } else {
+            fabric = kind == Kind::memory ? make_memory_fabric(loop) : make_iwarp_fabric(loop, settings);
+        }
+        listener = fabric->listen({.address = where}, &acceptor).value();
     }
     ~Pair() {
         client.endpoint.reset();

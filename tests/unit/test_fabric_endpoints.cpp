@@ -1,4 +1,4 @@
-// What both software fabrics must do alike: the same body runs over memory and over iwarp on loopback.
+// What all fabrics must do alike: the same body runs over memory, over iwarp on loopback, and over verbs in the lab.
 #include "fabric_support.hpp"
 #include "support/catch.hpp"
 
@@ -6,7 +6,10 @@ using namespace fabric_test;
 
 namespace {
 
-Kind each_fabric() { return GENERATE(Kind::memory, Kind::iwarp); }
+Kind each_fabric() {
+    if (verbs_address()) return Kind::verbs;
+    return GENERATE(Kind::memory, Kind::iwarp);
+}
 
 }  // namespace
 

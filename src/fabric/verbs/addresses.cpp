@@ -1,47 +1,14 @@
 #include "fabric/verbs/addresses.hpp"
 
 #include <arpa/inet.h>
-#include <ifaddrs.h>
-#include <net/if.h>
 #include <netinet/in.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "fabric/address.hpp"
 
 namespace smbdirect::fabric::verbs {
-namespace {
-
-uint32_t scope_of(const sockaddr_storage& address) {
-    return address.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6&>(address).sin6_scope_id : 0;
-}
-
-bool same_address(const sockaddr_storage& a, const sockaddr_storage& b) {
-    return same_host(a, b) && scope_of(a) == scope_of(b);
-}
-
-// Every unicast address of the host but loopback, which no device has.
-std::vector<sockaddr_storage> host_addresses() {
-    std::vector<sockaddr_storage> out;
-    ifaddrs* list = nullptr;
-    if (getifaddrs(&list) != 0) return out;
-    for (const ifaddrs* entry = list; entry; entry = entry->ifa_next) {
-        if (!entry->ifa_addr || !(entry->ifa_flags & IFF_UP)) continue;
-        const int family = entry->ifa_addr->sa_family;
-        if (family != AF_INET && family != AF_INET6) continue;
-        sockaddr_storage address{};
-        std::memcpy(&address, entry->ifa_addr,
-                    family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6));
-        if (!is_loopback(address)) out.push_back(address);
-    }
-    freeifaddrs(list);
-    return out;
-}
-
-}  // namespace
-
 bool operator==(const RdmaAddress& a, const RdmaAddress& b) {
     return same_address(a.address, b.address) && a.iwarp == b.iwarp && a.device == b.device;
 }
@@ -95,7 +62,8 @@ AddressTable::~AddressTable() = default;
 
 bool AddressTable::scan() {
     const auto before = addresses();
-    const auto host = host_addresses();
+    auto host = host_addresses();
+    std::erase_if(host, is_loopback);  // which no device has
     std::erase_if(anchors_, [&](const auto& anchor) {
         return !anchor->stands() || std::none_of(host.begin(), host.end(), [&](const auto& address) {
             return same_address(address, anchor->where().address);

@@ -30,7 +30,7 @@ struct ConnectCall {
 namespace {
 
 constexpr uint8_t kRetries = 7, kRnrRetries = 6;  // 7 would be for ever: a peer without receives holds us up
-constexpr uint32_t kRegistrationUnit = 64 * 1024;
+constexpr uint32_t kRegistrationUnit = 32 * 1024;
 constexpr int kMostDepth = 255;
 
 // InfiniBand's reasons of a rejection (IBA 12.6.7.2).
@@ -110,6 +110,8 @@ Result<void> VerbsEndpoint::adopt(QueueDepths depths) {
         device.is_iwarp() || (device.attributes().device_cap_flags & IBV_DEVICE_MEM_MGT_EXTENSIONS);
     limits_.keep_write_source_until_completion = device.is_iwarp();
     limits_.registration_unit = kRegistrationUnit;
+    armed_ = ibv_req_notify_cq(resources_->completion_queue.get(), 0) == 0;
+    if (!armed_) return fail(Reason::rdma_resources, EIO);
     return {};
 }
 
@@ -197,6 +199,7 @@ Result<void> VerbsEndpoint::accept(const AcceptParameters& parameters, EndpointE
         events_ = nullptr;
         return fail(Reason::transport_error, error);
     }
+    if (!armed_) deliver_later([this] { on_cq_event(); });  // what came before there was anybody to tell
     return {};
 }
 
@@ -289,8 +292,9 @@ void VerbsEndpoint::die(Error error) {
     phase_ = Phase::dead;
     release();
     flush_outstanding();
-    deliver_later([this, error] {
-        if (events_) events_->on_disconnected(error);
+    deliver_later([this, error, alive = std::weak_ptr<int>(alive_)] {
+        if (events_ && !completed_.empty()) events_->on_completions();
+        if (!alive.expired() && events_) events_->on_disconnected(error);
     });
 }
 

@@ -20,12 +20,14 @@ class VerbsListener::Place final : private CmHandler, private DeviceUser {
         if (!id) return std::unexpected(id.error());
         id_ = std::move(*id);
         sockaddr_storage address = where_.address;
-        const auto& wanted = owner_.parameters_;
+        auto& wanted = owner_.parameters_;
         const bool ib = !where_.iwarp && wanted.ib_port != 0;
         set_port(address, ib ? wanted.ib_port : port_of(wanted.address));
         if (rdma_bind_addr(id_.get(), reinterpret_cast<sockaddr*>(&address)) != 0 ||
             rdma_listen(id_.get(), wanted.backlog) != 0)
             return failed(errno);
+        // Port 0: the first address chooses for all.
+        if (port_of(wanted.address) == 0) set_port(wanted.address, ntohs(rdma_get_src_port(id_.get())));
         auto device = owner_.core_.device_of(id_.get());
         if (!device) return std::unexpected(device.error());
         device_ = *device;
@@ -85,13 +87,6 @@ VerbsListener::VerbsListener(Core& core, const ListenParameters& parameters, Lis
 
 VerbsListener::~VerbsListener() { gone_(this); }
 
-bool VerbsListener::wants(const RdmaAddress& address) const {
-    const auto& wanted = parameters_.address;
-    if (!is_any(wanted)) return same_host(wanted, address.address);
-    if (wanted.ss_family == address.address.ss_family) return true;
-    return wanted.ss_family == AF_INET6 && !parameters_.v6_only;
-}
-
 Result<void> VerbsListener::cover(const std::vector<RdmaAddress>& addresses) {
     std::erase_if(places_, [&](const auto& place) {
         return !place->stands() ||
@@ -101,7 +96,7 @@ Result<void> VerbsListener::cover(const std::vector<RdmaAddress>& addresses) {
     for (const auto& address : addresses) {
         const bool known = std::any_of(places_.begin(), places_.end(),
                                        [&](const auto& place) { return place->where() == address; });
-        if (known || !wants(address)) continue;
+        if (known || !covers(parameters_.address, parameters_.v6_only, address.address)) continue;
         auto place = std::make_unique<Place>(*this, address);
         if (auto opened = place->open(); opened)
             places_.push_back(std::move(place));

@@ -25,10 +25,9 @@ class VerbsListener final : public Listener {
 
   private:
     class Place;  // one address
-    bool wants(const RdmaAddress& address) const;
 
     Core& core_;
-    const ListenParameters parameters_;
+    ListenParameters parameters_;
     ListenerEvents* const events_;
     const std::function<void(VerbsListener*)> gone_;
     std::vector<std::unique_ptr<Place>> places_;

@@ -64,8 +64,9 @@ class RealVerbsFabric final : public VerbsFabric {
 
   private:
     void look_at_addresses() {
-        if (!table_.scan()) return;
+        const bool changed = table_.scan();
         if (before_listening_) before_listening_();
+        if (!changed) return;
         const auto addresses = table_.addresses();
         // An address that cannot be had now is tried again with the next change.
         for (auto* listener : listeners_) (void)listener->cover(addresses);

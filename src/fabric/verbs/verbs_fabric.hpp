@@ -21,8 +21,8 @@ class VerbsFabric : public Fabric {
     // Whether the way to `remote` leads over one of them: connect() then takes it, and fails otherwise.
     virtual std::optional<RdmaAddress> route(const sockaddr_storage& remote,
                                              const sockaddr_storage& local) const = 0;
-    // Called after the addresses have changed and before listeners follow them: an iWARP device of the kernel
-    // (siw) has its port as a TCP port, which somebody else may have to let go first.
+    // Called when an address of this host may have come or gone, before listeners follow: an iWARP device of
+    // the kernel (siw) has its port as a TCP port, which somebody else may have to let go first.
     virtual void on_change(std::function<void()> before_listening) = 0;
     // How many addresses this listener of ours serves now.
     virtual size_t covered(const Listener*) const = 0;
