@@ -269,6 +269,8 @@ int run_server(const Arguments& arguments) {
 
 // ---------------------------------------------------------------- client
 
+const char* name_of(Waiting waiting) { return waiting == Waiting::poll ? "poll" : "blocking"; }
+
 Result<void> print_bandwidth(Channel& channel, const Request& request) {
     Result<Report> report;
     if (request.test == Test::download) {
@@ -283,8 +285,7 @@ Result<void> print_bandwidth(Channel& channel, const Request& request) {
     std::printf(
         "{\"test\": \"bandwidth\", \"size\": %u, \"waiting\": \"%s\", \"direction\": \"%s\", "
         "\"messages\": %llu, \"bytes\": %llu, \"seconds\": %.6f, \"mib_per_second\": %.3f}\n",
-        request.size, request.waiting == Waiting::poll ? "poll" : "blocking",
-        request.test == Test::download ? "download" : "upload",
+        request.size, name_of(request.waiting), request.test == Test::download ? "download" : "upload",
         static_cast<unsigned long long>(report->messages), static_cast<unsigned long long>(report->bytes),
         report->seconds, static_cast<double>(report->bytes) / report->seconds / 1048576);
     return {};
@@ -299,10 +300,11 @@ Result<void> print_latency(Channel& channel, const Arguments& arguments) {
     double sum = 0;
     for (const double time : *times) sum += time;
     std::printf(
-        "{\"test\": \"latency\", \"size\": %u, \"waiting\": \"%s\", \"rounds\": %zu, "
+        "{\"test\": \"latency\", \"size\": %u, \"waiting\": \"%s\", \"rounds\": %zu, \"bytes\": %zu, "
         "\"median_us\": %.2f, \"mean_us\": %.2f, \"least_us\": %.2f, \"p99_us\": %.2f}\n",
-        arguments.request.size, arguments.request.waiting == Waiting::poll ? "poll" : "blocking", rounds,
-        (*times)[rounds / 2], sum / static_cast<double>(rounds), times->front(), (*times)[rounds * 99 / 100]);
+        arguments.request.size, name_of(arguments.request.waiting), rounds,
+        2 * rounds * arguments.request.size, (*times)[rounds / 2], sum / static_cast<double>(rounds),
+        times->front(), (*times)[rounds * 99 / 100]);
     return {};
 }
 
