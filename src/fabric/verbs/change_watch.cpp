@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <string_view>
@@ -16,16 +17,19 @@ namespace {
 constexpr Nanoseconds kSoon = 100'000'000, kLater = 1'000'000'000;
 constexpr uint32_t kKernelUevents = 1;
 
-// A uevent is lines that end with a zero byte, "ACTION=add" and the like.
-bool concerns_rdma(std::string_view uevent) {
-    return uevent.find("SUBSYSTEM=infiniband") != std::string_view::npos ||
-           uevent.find("/infiniband") != std::string_view::npos;
+// A uevent is strings that end with a zero byte, "ACTION=add" and the like. Empty: there is none of this name.
+std::string_view value_of(std::string_view uevent, std::string_view name) {
+    while (!uevent.empty()) {
+        const auto line = uevent.substr(0, uevent.find('\0'));
+        if (line.starts_with(name)) return line.substr(name.size());
+        uevent.remove_prefix(std::min(line.size() + 1, uevent.size()));
+    }
+    return {};
 }
 
 }  // namespace
 
-ChangeWatch::ChangeWatch(EventLoop& loop, std::function<void()> on_change)
-    : loop_(loop), on_change_(std::move(on_change)) {
+ChangeWatch::ChangeWatch(EventLoop& loop, ChangeEvents* events) : loop_(loop), events_(events) {
     devices_ = open(NETLINK_KOBJECT_UEVENT, kKernelUevents);
     addresses_ = open(NETLINK_ROUTE, RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR);
 }
@@ -64,19 +68,34 @@ void ChangeWatch::on_ready(uint32_t) {
             // ENOBUFS: some were lost, which may have been the ones that matter.
             changed |= length < 0 ? errno == ENOBUFS
                                   : fd == addresses_ ||
-                                        concerns_rdma({buffer.data(), static_cast<size_t>(length)});
+                                        take_uevent({buffer.data(), static_cast<size_t>(length)});
         }
     }
     if (!changed) return;
-    on_change_();
+    events_->on_change();
+    look_later();
+}
+
+// Whether it concerns RDMA devices.
+bool ChangeWatch::take_uevent(std::string_view uevent) {
+    const auto subsystem = value_of(uevent, "SUBSYSTEM=");
+    if (!subsystem.starts_with("infiniband")) return false;
+    if (subsystem == "infiniband_verbs" && value_of(uevent, "ACTION=") == "remove") {
+        const auto path = value_of(uevent, "DEVPATH=");
+        events_->on_removal(path.substr(path.rfind('/') + 1));
+    }
+    return true;
+}
+
+void ChangeWatch::look_later() {
     // The kernel makes the device's table of addresses in its own time, after these messages, and tells only
     // those who have the device open. So once more soon, and once later.
     loop_.cancel_timer(timer_);
     timer_ = loop_.add_timer(loop_.now() + kSoon, [this] {
-        on_change_();
+        events_->on_change();
         timer_ = loop_.add_timer(loop_.now() + kLater, [this] {
             timer_ = 0;
-            on_change_();
+            events_->on_change();
         });
     });
 }

@@ -106,6 +106,12 @@ void Core::forget(const Device* device) {
     });
 }
 
+void Core::remove_device(std::string_view uverbs_name) {
+    for (const auto& [context, known] : devices_)
+        if (auto device = known.lock(); device && device->context()->device->dev_name == uverbs_name)
+            return device->remove();
+}
+
 // ---------------------------------------------------------------- Device
 
 Device::Device(Core& core, ibv_context* context) : core_(core), context_(context) {}

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <string_view>
 
 #include "fabric/event_loop.hpp"
 #include "fabric/fabric.hpp"
@@ -105,6 +106,7 @@ class Core final : private Watcher, private Poller {
     Result<std::shared_ptr<Device>> device_of(const rdma_cm_id* id);
 
     void forget(const Device* device);
+    void remove_device(std::string_view uverbs_name);
     // What the engine's loop looks at while it spins: the endpoints that moved lately.
     void set_hot(QueuePairOwner* owner) { hot_.insert(owner); }
     void set_cold(QueuePairOwner* owner) { hot_.erase(owner); }

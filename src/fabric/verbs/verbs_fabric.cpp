@@ -12,14 +12,14 @@ namespace smbdirect::fabric {
 namespace verbs {
 namespace {
 
-class RealVerbsFabric final : public VerbsFabric {
+class RealVerbsFabric final : public VerbsFabric, private ChangeEvents {
   public:
     explicit RealVerbsFabric(EventLoop& loop)
-        : core_(loop), table_(core_), watch_(loop, [this] { look_at_addresses(); }) {
+        : core_(loop), table_(core_), watch_(loop, this) {
         core_.on_addresses_may_have_changed = [this, alive = std::weak_ptr<int>(alive_)] {
             // Later: this is said from the middle of a removal.
             core_.loop.defer([this, alive] {
-                if (!alive.expired()) look_at_addresses();
+                if (!alive.expired()) on_change();
             });
         };
         table_.scan();
@@ -63,7 +63,8 @@ class RealVerbsFabric final : public VerbsFabric {
     }
 
   private:
-    void look_at_addresses() {
+    void on_removal(std::string_view uverbs_name) override { core_.remove_device(uverbs_name); }
+    void on_change() override {
         const bool changed = table_.scan();
         if (before_listening_) before_listening_();
         if (!changed) return;
