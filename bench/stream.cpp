@@ -35,6 +35,7 @@ constexpr const char* kUsage =
     "\n"
     "  --reverse      the server sends\n"
     "  --poll         both ends wait in poll() with non-blocking sockets; else in read() and writev()\n"
+    "  --hold         connects, then waits for a line on stdin before it begins\n"
     "  --warm-up X    seconds (bandwidth, 0.3) or rounds (latency, a tenth) that come before and do not "
     "count\n"
     "  --protocol N   the third argument of socket() (0)\n"
@@ -65,7 +66,7 @@ struct Arguments {
     double amount = 0;  // seconds or rounds
     double warm_up = -1;
     int protocol = 0;
-    bool reverse = false;
+    bool hold = false;
     Request request;
 };
 
@@ -316,6 +317,7 @@ Result<void> run_client(const Arguments& arguments) {
     if (auto sent = send_value(channel, arguments.request); !sent) return sent;
     if (auto ready = channel.receive(); !ready) return std::unexpected(ready.error());
     if (auto set = channel.set_waiting(arguments.request.waiting); !set) return set;
+    if (arguments.hold) std::getchar();
     if (arguments.command == "latency") return print_latency(channel, arguments);
     return print_bandwidth(channel, arguments.request);
 }
@@ -333,6 +335,8 @@ bool parse_options(std::span<char*> words, Arguments* arguments) {
         double protocol = 0;
         if (word == "--reverse" && arguments->command == "bandwidth")
             arguments->request.test = Test::download;
+        else if (word == "--hold")
+            arguments->hold = true;
         else if (word == "--poll")
             arguments->request.waiting = Waiting::poll;
         else if (word == "--warm-up" && i + 1 < words.size() &&
