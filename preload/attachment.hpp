@@ -35,6 +35,7 @@ struct Attachment {
     session::SocketOptions options;  // of what has no connection memory
     std::atomic<bool>
         told;  // connection: connect() has reported the outcome (TCP's SS_CONNECTED or SS_UNCONNECTED)
+    std::atomic<bool> complaint_due;  // connection by rule: if it fails, stderr has not been told yet
     std::atomic<uint32_t> dead_rounds;  // see wait.cpp
 
     session::ConnectionMemory& memory() const { return *view.memory; }

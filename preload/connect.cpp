@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdio>
 
+#include "complain.hpp"
 #include "fail.hpp"
 #include "options.hpp"
 #include "policy.hpp"
@@ -158,6 +159,7 @@ int finish(Attachment& attachment, int fd, const Wish& wish) {
     if (memory.state.load() == ConnectionState::failed) {
         attachment.told = true;
         trace_outcome(wish, fd, attachment.id(), "failed", reason_of(attachment), error);
+        complain_once(attachment, error);
     }
     return fail_with(error);
 }
@@ -167,6 +169,7 @@ int finish(Attachment& attachment, int fd, const Wish& wish) {
 // either order.
 int put_in_place(Attempt& attempt, int fd, const Wish& wish) {
     apply_to_mirror(attempt.attachment->memory().options, attempt.a);
+    attempt.attachment->complaint_due = wish.rule != nullptr;
     if (!put_under(fd, attempt.a)) {
         const int error = errno;
         raw(SYS_close, attempt.a);
@@ -219,6 +222,11 @@ int connect_anew(int fd, const Wish& wish, const sockaddr* address, socklen_t le
     }
     const int shown = errno_for_connect(error.errnum);
     trace_outcome(wish, fd, 0, "failed", error.reason, shown);
+    if (wish.rule) {
+        sockaddr_storage peer{};
+        to_sockaddr(wish.remote, wish.remote.family, &peer);
+        complain(peer, error.reason, shown);
+    }
     return fail_with(shown);
 }
 

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "complain.hpp"
 #include "hook.hpp"
 #include "options.hpp"
 #include "real.hpp"
@@ -43,11 +44,13 @@ HOOK(int, getsockopt, int fd, int level, int option, void* value, socklen_t* len
     const Held ours = hold(fd);
     if (!ours || answers_itself(*ours)) return real::getsockopt(fd, level, option, value, length);
     const int result = get_option(*ours, fd, level, option, value, length);
-    if (tracing() && level == SOL_SOCKET && option == SO_ERROR && result == 0 && value &&
-        *length == sizeof(int)) {
+    if (level == SOL_SOCKET && option == SO_ERROR && result == 0 && value && *length == sizeof(int)) {
         int error;
         std::memcpy(&error, value, sizeof error);
-        trace_pending_error(*ours, fd, error);
+        if (tracing()) trace_pending_error(*ours, fd, error);
+        const bool failed = error && ours->kind == Kind::connection &&
+                            ours->memory().state.load() == session::ConnectionState::failed;
+        if (failed) complain_once(*ours, error);
     }
     return result;
 }
