@@ -30,14 +30,17 @@ void complain(const sockaddr_storage& peer, Reason reason, int error) {
     char host[INET6_ADDRSTRLEN] = "?", line[512];
     const bool v6 = peer.ss_family == AF_INET6;
     const auto& v4 = reinterpret_cast<const sockaddr_in&>(peer);
-    const void* address = v6 ? static_cast<const void*>(&reinterpret_cast<const sockaddr_in6&>(peer).sin6_addr)
-                             : static_cast<const void*>(&v4.sin_addr);
+    const void* address =
+        v6 ? static_cast<const void*>(&reinterpret_cast<const sockaddr_in6&>(peer).sin6_addr)
+           : static_cast<const void*>(&v4.sin_addr);
     inet_ntop(peer.ss_family, address, host, sizeof host);
-    const int length = snprintf(line, sizeof line, "libsmbdirect: connect to %s%s%s:%u: %s: %s (reason %u)\n",
-                                v6 ? "[" : "", host, v6 ? "]" : "", ntohs(v4.sin_port), strerrordesc_np(error),
-                                reason_sentence(reason), static_cast<unsigned>(reason));
+    const int length =
+        snprintf(line, sizeof line, "libsmbdirect: connect to %s%s%s:%u: %s: %s (reason %u)\n", v6 ? "[" : "",
+                 host, v6 ? "]" : "", ntohs(v4.sin_port), strerrordesc_np(error), reason_sentence(reason),
+                 static_cast<unsigned>(reason));
     if (length > 0)
-        raw(SYS_write, STDERR_FILENO, line, static_cast<size_t>(length) < sizeof line ? length : sizeof line - 1);
+        raw(SYS_write, STDERR_FILENO, line,
+            static_cast<size_t>(length) < sizeof line ? length : sizeof line - 1);
     errno = saved;
 }
 

@@ -1,5 +1,5 @@
-// The one line on stderr of a connect() that had to be SMBDIRECT and could not be (DESIGN D7): the errno alone would not
-// say what to do about it. SMBDIRECT_QUIET=1 keeps it off.
+// The one line on stderr of a connect() that had to be SMBDIRECT and could not be (DESIGN D7): the errno
+// alone would not say what to do about it. SMBDIRECT_QUIET=1 keeps it off.
 #pragma once
 
 #include <sys/socket.h>

@@ -45,8 +45,8 @@ bool Driver::register_transmit() {
             fail({required.error().reason, ENOBUFS});
             return false;
         }
-        transmit_registered_ = std::min(
-            transmit_registered_ + (transmit_area_.end_of_unit(offset) - offset), transmit_head_);
+        transmit_registered_ =
+            std::min(transmit_registered_ + (transmit_area_.end_of_unit(offset) - offset), transmit_head_);
     }
     return true;
 }

@@ -11,9 +11,9 @@
 #include <cstring>
 
 #include "engine/session_server.hpp"
+#include "fabric/address.hpp"
 #include "fabric/iwarp/iwarp_fabric.hpp"
 #include "fabric/memory/memory_fabric.hpp"
-#include "fabric/address.hpp"
 #include "session/names.hpp"
 
 namespace smbdirect::engine {
@@ -198,9 +198,7 @@ Result<void> Engine::answer_connect(const session::Request& request, const Peer&
                                                    : port;
     if (rdma_port == 0) return fail(Reason::rdma_port_overflow, EADDRNOTAVAIL);
     set_port(parameters.remote, rdma_port);
-    parameters.ib_port = request.rdma_port   ? request.rdma_port
-                         : request.face == 6 ? ib_port_for(port)
-                                             : port;
+    parameters.ib_port = request.rdma_port ? request.rdma_port : request.face == 6 ? ib_port_for(port) : port;
     const uint32_t timeout = request.timeout_ms ? request.timeout_ms : options_.settings.connect_timeout_ms;
     parameters.timeout = int64_t{timeout} * 1'000'000;
     fabric::Fabric* chosen = choose_fabric(request);

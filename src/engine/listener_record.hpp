@@ -1,4 +1,5 @@
-// What survives an engine of a program's listener: plain data, kept by the monitor together with two descriptors.
+// What survives an engine of a program's listener: plain data, kept by the monitor together with two
+// descriptors.
 #pragma once
 
 #include <sys/socket.h>
@@ -19,9 +20,10 @@ struct ListenerRecord {
     uint16_t rdma_port = 0;  // on iWARP, host byte order
     uint16_t ib_port = 0;    // on InfiniBand and RoCE
     uint32_t v6_only = 1;
-    uint64_t cookie = 0;          // SO_COOKIE of the program's TCP listener
-    uint64_t name_engine_id = 0;  // only: the AF_UNIX listener's name carries the id of the engine that made it
-    sockaddr_storage address{};   // the program's, with the program's port
+    uint64_t cookie = 0;  // SO_COOKIE of the program's TCP listener
+    uint64_t name_engine_id =
+        0;  // only: the AF_UNIX listener's name carries the id of the engine that made it
+    sockaddr_storage address{};  // the program's, with the program's port
 };
 
 // The RDMA ports for a program's port (DESIGN D7): 445 and 5445 mean 5445 on iWARP and 445 on InfiniBand and

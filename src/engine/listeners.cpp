@@ -65,10 +65,7 @@ class ListenerTable::Arrivals final : public fabric::ListenerEvents {
 
 ListenerTable::ListenerTable(const DriverContext& context, const Fabrics& fabrics,
                              std::function<Driver*()> make_driver, ListenerKeeper* keeper)
-    : context_(context),
-      fabrics_(fabrics),
-      make_driver_(std::move(make_driver)),
-      keeper_(keeper) {}
+    : context_(context), fabrics_(fabrics), make_driver_(std::move(make_driver)), keeper_(keeper) {}
 
 ListenerTable::~ListenerTable() = default;
 
@@ -168,9 +165,7 @@ Result<ListenerTable::Made> ListenerTable::listen_only(const session::Request& r
     record.rdma_port = request.rdma_port           ? request.rdma_port
                        : request.face == 6 && port ? iwarp_port_for(port)
                                                    : port;
-    record.ib_port = request.rdma_port   ? request.rdma_port
-                     : request.face == 6 ? ib_port_for(port)
-                                         : port;
+    record.ib_port = request.rdma_port ? request.rdma_port : request.face == 6 ? ib_port_for(port) : port;
     if (port && record.rdma_port == 0) return smbdirect::fail(Reason::rdma_port_overflow, EADDRNOTAVAIL);
     if (getrandom(&record.id, sizeof record.id, 0) != sizeof record.id)
         return smbdirect::fail(Reason::engine_resources);

@@ -22,7 +22,8 @@ class Listening {
     Listening(const Fabrics& fabrics, ListenerRecord& record, fabric::ListenerEvents* events);
     ~Listening();
 
-    // inherited_fd: the software fabric's socket, from a predecessor of this engine, or -1; stays the caller's.
+    // inherited_fd: the software fabric's socket, from a predecessor of this engine, or -1; stays the
+    // caller's.
     Result<void> open(int inherited_fd);
     // Addresses may have changed: an address of a kernel iWARP device is left to that, every other one has
     // the software fabric.

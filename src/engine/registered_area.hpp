@@ -1,5 +1,5 @@
-// A part of a connection's shared memory that is registered with the transport as it comes into use: pinning pages
-// takes time and counts against RLIMIT_MEMLOCK. Where a registration costs nothing, all of it is one.
+// A part of a connection's shared memory that is registered with the transport as it comes into use: pinning
+// pages takes time and counts against RLIMIT_MEMLOCK. Where a registration costs nothing, all of it is one.
 #pragma once
 
 #include <algorithm>

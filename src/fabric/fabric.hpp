@@ -30,10 +30,10 @@ namespace smbdirect::fabric {
 struct Limits {
     uint32_t max_sge = 1;       // elements in one work request
     uint32_t max_read_sge = 1;  // elements in the sink of one RDMA Read
-    uint32_t max_send_wr = 1;  // work requests outstanding on the send queue
-    uint32_t max_recv_wr = 1;  // receives outstanding
-    uint32_t max_inline = 0;   // bytes that post_send() copies at once, without a registration
-    uint32_t max_message = 0;  // bytes in one message of any kind
+    uint32_t max_send_wr = 1;   // work requests outstanding on the send queue
+    uint32_t max_recv_wr = 1;   // receives outstanding
+    uint32_t max_inline = 0;    // bytes that post_send() copies at once, without a registration
+    uint32_t max_message = 0;   // bytes in one message of any kind
     uint32_t preferred_message =
         0;                // bytes of a Send that the wire carries best (one FPDU, say); 0 = no preference
     uint8_t max_ird = 0;  // inbound RDMA Reads that we serve at once

@@ -81,8 +81,7 @@ uint64_t Background::run(std::function<void()> work, std::function<void()> done)
 
 void Background::interrupt(uint64_t number) {
     for (auto& job : jobs_)
-        if (job->number == number && !job->finished)
-            pthread_kill(job->thread.native_handle(), kInterruption);
+        if (job->number == number && !job->finished) pthread_kill(job->thread.native_handle(), kInterruption);
 }
 
 void Background::on_ready(uint32_t) {

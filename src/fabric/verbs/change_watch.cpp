@@ -17,7 +17,8 @@ namespace {
 constexpr Nanoseconds kSoon = 100'000'000, kLater = 1'000'000'000;
 constexpr uint32_t kKernelUevents = 1;
 
-// A uevent is strings that end with a zero byte, "ACTION=add" and the like. Empty: there is none of this name.
+// A uevent is strings that end with a zero byte, "ACTION=add" and the like. Empty: there is none of this
+// name.
 std::string_view value_of(std::string_view uevent, std::string_view name) {
     while (!uevent.empty()) {
         const auto line = uevent.substr(0, uevent.find('\0'));
@@ -66,9 +67,9 @@ void ChangeWatch::on_ready(uint32_t) {
         while ((length = recv(fd, buffer.data(), buffer.size(), 0)) > 0 ||
                (length < 0 && (errno == EINTR || errno == ENOBUFS))) {
             // ENOBUFS: some were lost, which may have been the ones that matter.
-            changed |= length < 0 ? errno == ENOBUFS
-                                  : fd == addresses_ ||
-                                        take_uevent({buffer.data(), static_cast<size_t>(length)});
+            changed |= length < 0
+                           ? errno == ENOBUFS
+                           : fd == addresses_ || take_uevent({buffer.data(), static_cast<size_t>(length)});
         }
     }
     if (!changed) return;

@@ -11,9 +11,9 @@ namespace smbdirect::fabric::verbs {
 class ChangeEvents {
   public:
     virtual void on_change() = 0;
-    // The kernel is taking away the device whose character device has this name ("uverbs0"). Drivers that cannot
-    // part with an opened device (rxe, siw) make it wait there until all have closed it, and say so in no other
-    // way when ib_uverbs was loaded after rdma_cm.
+    // The kernel is taking away the device whose character device has this name ("uverbs0"). Drivers that
+    // cannot part with an opened device (rxe, siw) make it wait there until all have closed it, and say so in
+    // no other way when ib_uverbs was loaded after rdma_cm.
     virtual void on_removal(std::string_view uverbs_name) = 0;
 
   protected:

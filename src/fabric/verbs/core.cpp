@@ -36,8 +36,7 @@ CmEvent copy_of(const rdma_cm_event& event) {
 
 Error resource_error(int errnum) {
     rlimit limit{};
-    const bool limited =
-        getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+    const bool limited = getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
     if (errnum == ENOMEM && limited) return {Reason::memlock_limit, ENOBUFS};
     return {Reason::rdma_resources, errnum == ENOMEM ? ENOBUFS : errnum};
 }

@@ -77,11 +77,11 @@ class Device final : private Watcher {
     void remove_user(DeviceUser* user) { users_.erase(user); }
     // It goes away: everybody lets go of it, then we do. The kernel waits for that.
     void remove();
+    void take_async_events();
 
   private:
     void on_ready(uint32_t) override;
     void take_cq_events();
-    void take_async_events();
     void sever();
 
     Core& core_;

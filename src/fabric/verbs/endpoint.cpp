@@ -76,8 +76,7 @@ sockaddr_storage address_from(const sockaddr* address) {
 }
 
 void destroy_slowly(Core& core, std::shared_ptr<Resources> resources) {
-    if (core.background.run([resources] { resources->destroy(); }, [resources] {}) == 0)
-        resources->destroy();
+    if (core.background.run([resources] { resources->destroy(); }, [resources] {}) == 0) resources->destroy();
 }
 
 }  // namespace
@@ -197,7 +196,8 @@ Result<void> VerbsEndpoint::accept(const AcceptParameters& parameters, EndpointE
     if (rdma_accept(resources_->id.get(), &wanted) != 0) {
         const int error = errno;
         events_ = nullptr;
-        return fail(Reason::transport_error, error);
+        // EINVAL: the peer has given up meanwhile, and the identifier is no longer waiting.
+        return fail(Reason::transport_error, error == EINVAL ? ECONNRESET : error);
     }
     if (!armed_) deliver_later([this] { on_cq_event(); });  // what came before there was anybody to tell
     return {};
@@ -248,6 +248,9 @@ void VerbsEndpoint::on_cm_event(const CmEvent& event) {
         case RDMA_CM_EVENT_DISCONNECTED:
             waits_for_peer_ = false;
             if (phase_ == Phase::setup) return die({Reason::peer_reset, ECONNRESET});
+            // A peer that was refused something hangs up; what it was is the better reason.
+            if (auto device = resources_->device) device->take_async_events();
+            if (phase_ == Phase::dead) return;
             return die(phase_ == Phase::closing ? Error{Reason::local_close, 0}
                                                 : Error{Reason::peer_closed, 0});
         case RDMA_CM_EVENT_DEVICE_REMOVAL:

@@ -1,13 +1,15 @@
 // Work requests and completions.
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 
 #include "fabric/verbs/endpoint.hpp"
 
 namespace smbdirect::fabric::verbs {
 namespace {
 
-constexpr uint64_t kSendWork = 0, kReceiveWork = 1;  // the queues keep order, so this is all that must be told
+constexpr uint64_t kSendWork = 0,
+                   kReceiveWork = 1;  // the queues keep order, so this is all that must be told
 
 ibv_wr_opcode hardware_opcode(Opcode opcode) {
     switch (opcode) {
@@ -107,7 +109,8 @@ Result<void> VerbsEndpoint::post_receive(uint64_t wr_id, std::span<const Sge> sg
     request.wr_id = kReceiveWork;
     request.sg_list = list.data();
     request.num_sge = static_cast<int>(fill(sges, list));
-    if (const int error = ibv_post_recv(resources_->queue_pair(), &request, &bad); error != 0)
+    // Some providers answer with a negative errno.
+    if (const int error = std::abs(ibv_post_recv(resources_->queue_pair(), &request, &bad)); error != 0)
         return fail(Reason::transport_error, error == ENOMEM ? ENOBUFS : error);
     receives_.push_back({wr_id, Opcode::receive, 0});
     return {};
@@ -124,7 +127,7 @@ Result<void> VerbsEndpoint::check_send(const SendRequest& request, uint64_t leng
     const bool inlined = !reads && length <= limits_.max_inline;
     for (const Sge& sge : request.sges)
         if (sge.lkey == 0 && sge.length && !inlined) return fail(Reason::transport_error, EINVAL);
-    if (sends_.size() + batched_ >= limits_.max_send_wr) return fail(Reason::transport_error, ENOBUFS);
+    if (sends_.size() >= limits_.max_send_wr) return fail(Reason::transport_error, ENOBUFS);
     return {};
 }
 

@@ -14,8 +14,7 @@ namespace {
 
 class RealVerbsFabric final : public VerbsFabric, private ChangeEvents {
   public:
-    explicit RealVerbsFabric(EventLoop& loop)
-        : core_(loop), table_(core_), watch_(loop, this) {
+    explicit RealVerbsFabric(EventLoop& loop) : core_(loop), table_(core_), watch_(loop, this) {
         core_.on_addresses_may_have_changed = [this, alive = std::weak_ptr<int>(alive_)] {
             // Later: this is said from the middle of a removal.
             core_.loop.defer([this, alive] {

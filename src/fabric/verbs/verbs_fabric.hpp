@@ -1,5 +1,5 @@
-// The verbs fabric: librdmacm and libibverbs. InfiniBand, RoCE and iWARP adapters, rdma_rxe and siw. Devices may
-// come and go while it stands, and there may be none.
+// The verbs fabric: librdmacm and libibverbs. InfiniBand, RoCE and iWARP adapters, rdma_rxe and siw. Devices
+// may come and go while it stands, and there may be none.
 #pragma once
 
 #include <functional>
