@@ -110,7 +110,7 @@ kernel_from_packages() {  # RELEASE MADE
     local release=$1 made=$2 tree=$work/tree version source packages=()
     mapfile -t packages < <(
         echo "linux-image-$release"
-        kernel_packages "linux-image-$release" "^linux-(base|binary|modules)-.*$release"
+        kernel_packages "linux-image-$release" "^linux-(base|binary|modules)-${release//+/.}$"
         echo "linux-headers-$release"
         kernel_packages "linux-headers-$release" '^linux-(headers|kbuild)-'
     )
@@ -122,22 +122,24 @@ kernel_from_packages() {  # RELEASE MADE
     unpack "$tree" "${packages[@]}"
     install_kernel "$tree" "$release" "$made"
     say "building siw, cifs and ksmbd"
-    build_modules "$tree" "$release" "$source" "$made/guest/lib/modules/$release"
+    build_modules "$tree" "$release" "$source" "$made/config" "$made/guest/lib/modules/$release"
     depmod -b "$made/guest" "$release"
 }
 
 # The kernel and those modules of it that a guest without hardware can use.
 install_kernel() {  # TREE RELEASE MADE
-    local tree=$1 release=$2 made=$3 modules
-    cp "$tree/boot/vmlinuz-$release" "$made/vmlinuz"
-    cp "$tree/boot/config-$release" "$made/config"
+    local tree=$1 release=$2 made=$3 modules file
     modules=$(find "$tree" -path "*/lib/modules/$release" -type d | head -n 1)
+    # Since Linux 7 they lie beside the modules.
+    for file in vmlinuz config; do
+        if [ -e "$tree/boot/$file-$release" ]; then cp "$tree/boot/$file-$release" "$made/$file"; else cp "$modules/$file" "$made/$file"; fi
+    done
     mkdir -p "$made/guest/lib/modules"
     cp -r "$modules" "$made/guest/lib/modules/$release"
     # Some versions of kmod look below usr.
     ln -s . "$made/guest/usr"
     modules=$made/guest/lib/modules/$release
-    rm -rf "$modules/kernel/sound" "$modules"/{build,source}
+    rm -rf "$modules/kernel/sound" "$modules"/{build,source,vmlinuz,System.map,config}
     find "$modules/kernel/drivers" -mindepth 1 -maxdepth 1 -type d |
         grep -vE '/(block|char|crypto|infiniband|net|nvme|target|vhost|virtio)$' | xargs -r rm -rf
     find "$modules/kernel/drivers/net" -mindepth 1 -maxdepth 1 -type d | grep -vE '/(bonding|ipvlan|macvlan)$' | xargs -r rm -rf
@@ -145,8 +147,8 @@ install_kernel() {  # TREE RELEASE MADE
 
 # ---- building
 
-build_modules() {  # TREE RELEASE SOURCE MODULES
-    local tree=$1 release=$2 source=$3 modules=$4 headers kbuild src module
+build_modules() {  # TREE RELEASE SOURCE CONFIG MODULES
+    local tree=$1 release=$2 source=$3 config=$4 modules=$5 headers kbuild src module
     headers=$tree/usr/src/linux-headers-$release
     kbuild=$(echo "$tree"/usr/lib/linux-kbuild-*)
     src=$work/src
@@ -159,9 +161,9 @@ build_modules() {  # TREE RELEASE SOURCE MODULES
     gcc -O2 -w -I"$src/include" -I"$src/tools/include" -o "$kbuild/scripts/asn1_compiler" "$src/scripts/asn1_compiler.c"
     run_foreign_tools "$kbuild"
 
-    grep -q '^CONFIG_RDMA_RXE=' "$tree/boot/config-$release" ||
+    grep -q '^CONFIG_RDMA_RXE=' "$config" ||
         build_in_tree "$headers" "$src/drivers/infiniband/sw/rxe" CONFIG_RDMA_RXE=m
-    grep -q '^CONFIG_RDMA_SIW=' "$tree/boot/config-$release" ||
+    grep -q '^CONFIG_RDMA_SIW=' "$config" ||
         build_in_tree "$headers" "$src/drivers/infiniband/sw/siw" CONFIG_RDMA_SIW=m
     # The third is a module of its own since Linux 7; what does not know it does not mind.
     build_in_tree "$headers" "$src/fs/smb" CONFIG_CIFS=m CONFIG_CIFS_SMB_DIRECT=y CONFIG_SMB_SERVER=m \
