@@ -112,20 +112,20 @@ Result<Report> drain(Channel& channel, const Request& request) {
         if (payload->size() != request.size)
             return fail("a message has another length than it was sent with");
         const bool last = number_in(*payload) == number + kLast;
-        if (begun == 0) {
+        if (begun != 0) {
+            ++report.messages;
+        } else {
             const double time = now();
             if (number == 0) first = time;
             if (time - first >= request.warm_up) begun = time;
-        } else {
-            ++report.messages;
         }
+        if (last) report.seconds = now() - begun;
         const bool fits = last          ? every_byte_fits(*payload, number + kLast)
                           : number == 0 ? every_byte_fits(*payload, number)
                                         : stamps_fit(*payload, number);
         if (!fits) return fail("what was received is not what was sent");
         if (last) {
             if (report.messages == 0) return fail("too few messages for a measurement");
-            report.seconds = now() - begun;
             report.bytes = report.messages * request.size;
             return report;
         }
