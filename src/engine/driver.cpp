@@ -63,12 +63,12 @@ Result<void> Driver::register_private_buffers() {
     return post_negotiate_receive();
 }
 
-void Driver::create_core(Role role, bool own_kind) {
-    own_kind_ = own_kind;
-    core_settings_ = own_kind ? context_.settings->own_kind : context_.settings->stranger;
+void Driver::create_core(Role role, const fabric::PrivateData& peer) {
+    own_kind_ = is_own_kind(peer);
+    core_settings_ = own_kind_ ? context_.settings->own_kind : context_.settings->stranger;
     core_settings_.send_with_invalidate = endpoint_->limits().send_with_invalidate;
     core_.emplace(role, core_settings_);
-    if (own_kind) endpoint_->peer_is_own_kind();
+    if (is_same_fabric(peer, endpoint_->fabric_name())) endpoint_->peer_is_own_kind();
     core_->start(context_.loop->now());
 }
 
@@ -77,7 +77,7 @@ Result<void> Driver::start_connect(fabric::Fabric* fabric, const fabric::Connect
     if (auto made = create_memory(false, face); !made) return made;
     if (auto paired = make_pair(true, a); !paired) return paired;
     fabric::ConnectParameters wanted = parameters;
-    wanted.private_data = make_private_data(wanted.ird, wanted.ord);
+    wanted.private_data = make_private_data(wanted.ird, wanted.ord, fabric->name());
     wanted.send_queue = context_.settings->send_queue;
     wanted.receive_queue = context_.settings->stranger.receive_credit_max + 1;
     auto endpoint = fabric->connect(wanted, this);
@@ -96,12 +96,12 @@ Result<void> Driver::start_accept(std::unique_ptr<fabric::Endpoint> endpoint, co
     local_shown_ = local_shown;
     face_ = face;
     if (auto registered = register_private_buffers(); !registered) return registered;
-    create_core(Role::passive, is_own_kind(peer));
+    create_core(Role::passive, peer);
     fabric::AcceptParameters parameters;
     // A peer that sent the 8 bytes alone gets an answer in kind; one that sent none expects none
     // [MS-SMBD] 6.2.
     if (has_ird_ord(peer)) {
-        parameters.private_data = make_private_data(parameters.ird, parameters.ord);
+        parameters.private_data = make_private_data(parameters.ird, parameters.ord, endpoint_->fabric_name());
         if (!own_kind_) parameters.private_data.length = kIrdOrdLength;
     }
     auto accepted = endpoint_->accept(parameters, this);
@@ -148,7 +148,7 @@ void Driver::refuse(Error error) {
 void Driver::on_established(const fabric::PrivateData& peer) {
     if (finished_ || disconnecting_) return;
     if (!passive_) {
-        create_core(Role::active, is_own_kind(peer));
+        create_core(Role::active, peer);
         view_.memory->local = endpoint_->local_address();
     }
     core_->on_transport_established(context_.loop->now());

@@ -38,7 +38,7 @@ Engine::Engine(const Options& options)
     : options_(options),
       id_(random_id()),
       trace_(&loop_, &counters_.trace_dropped),
-      iwarp_(fabric::make_iwarp_fabric(loop_)),
+      iwarp_(fabric::make_iwarp_fabric(loop_, options_.settings.iwarp)),
       memory_(fabric::make_memory_fabric(loop_)),
       verbs_(fabric::make_verbs_fabric(loop_)),
       context_{&loop_, &options_.settings, &counters_, &trace_, &spin_guard_, id_},

@@ -1,7 +1,7 @@
 // The private data of a connection request or reply. The first 8 bytes are what SMB Direct peers send on
 // iWARP: IRD and ORD, big endian [MS-SMBD] 6.1; strangers ignore what follows. The tail tells another engine
-// that it meets its kind: the two may then agree on larger fragments and on FPDUs beyond the path's segment
-// size.
+// that it meets its kind, so that the two may agree on larger fragments, and over which fabric: what the
+// software fabric takes beyond the standards, FPDUs beyond the path's segment size, no device need take.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <string_view>
 
 #include "fabric/fabric.hpp"
 
@@ -22,12 +23,21 @@ inline void put_big_endian32(std::byte* out, uint32_t value) {
     for (int i = 0; i < 4; ++i) out[i] = static_cast<std::byte>(value >> (24 - 8 * i));
 }
 
-inline fabric::PrivateData make_private_data(uint8_t ird, uint8_t ord) {
+enum class FabricMark : uint8_t { none, iwarp, memory, verbs };
+
+inline FabricMark fabric_mark(std::string_view fabric_name) {
+    if (fabric_name == "iwarp") return FabricMark::iwarp;
+    if (fabric_name == "memory") return FabricMark::memory;
+    return FabricMark::verbs;  // an endpoint's is followed by the name of its device
+}
+
+inline fabric::PrivateData make_private_data(uint8_t ird, uint8_t ord, std::string_view fabric_name) {
     fabric::PrivateData data;
     put_big_endian32(data.bytes.data(), ird);
     put_big_endian32(data.bytes.data() + 4, ord);
     std::memcpy(data.bytes.data() + kIrdOrdLength, kOwnKind.data(), kOwnKind.size());
-    data.length = kIrdOrdLength + kOwnKind.size();
+    data.bytes[kIrdOrdLength + kOwnKind.size()] = static_cast<std::byte>(fabric_mark(fabric_name));
+    data.length = kIrdOrdLength + kOwnKind.size() + 1;
     return data;
 }
 
@@ -41,6 +51,13 @@ inline bool has_ird_ord(const fabric::PrivateData& data) {
 inline bool is_own_kind(const fabric::PrivateData& data) {
     return data.length >= kIrdOrdLength + kOwnKind.size() &&
            std::memcmp(data.bytes.data() + kIrdOrdLength, kOwnKind.data(), kOwnKind.size()) == 0;
+}
+
+// Whether the other engine's end is this fabric as well.
+inline bool is_same_fabric(const fabric::PrivateData& data, std::string_view fabric_name) {
+    constexpr size_t mark = kIrdOrdLength + kOwnKind.size();
+    return is_own_kind(data) && data.length > mark &&
+           data.bytes[mark] == static_cast<std::byte>(fabric_mark(fabric_name));
 }
 
 }  // namespace smbdirect::engine

@@ -3,6 +3,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstdlib>
+#include <string_view>
 
 namespace smbdirect::engine {
 namespace {
@@ -16,6 +17,15 @@ void read_number(const char* name, T* value, uint64_t least, uint64_t most) {
     errno = 0;
     unsigned long long number = std::strtoull(text, &end, 10);
     if (errno == 0 && *end == '\0' && number >= least && number <= most) *value = static_cast<T>(number);
+}
+
+// Of the software fabric. "auto" is what stands without the variable.
+void read_crc(const char* name, fabric::iwarp::Crc* value) {
+    const char* text = std::getenv(name);
+    const std::string_view word = text ? text : "";
+    if (word == "off") *value = fabric::iwarp::Crc::off;
+    if (word == "on") *value = fabric::iwarp::Crc::on;
+    if (word == "auto") *value = fabric::iwarp::Crc::automatic;
 }
 
 }  // namespace
@@ -48,6 +58,8 @@ Settings settings_from_environment() {
     read_number("SMBDIRECT_RECEIVE_AREA", &receive_kib, 512, 1u << 20);   // KiB
     if (transmit_kib) settings.geometry.transmit_size = std::bit_ceil(transmit_kib) * 1024;
     if (receive_kib) settings.geometry.receive_area_size = receive_kib * 1024;
+    read_crc("SMBDIRECT_IWARP_CRC", &settings.iwarp.crc);                     // off, on or auto
+    read_number("SMBDIRECT_IWARP_REVISION", &settings.iwarp.revision, 1, 2);  // of MPA, in our requests
     uint64_t keepalive_ms = 0;
     read_number("SMBDIRECT_KEEPALIVE", &keepalive_ms, 100, 86'400'000);  // milliseconds
     if (keepalive_ms) settings.stranger.keepalive_interval = static_cast<int64_t>(keepalive_ms) * 1'000'000;

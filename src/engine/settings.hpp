@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "connection/connection.hpp"
+#include "fabric/iwarp/iwarp_fabric.hpp"
 #include "session/memory.hpp"
 
 namespace smbdirect::engine {
@@ -12,6 +13,7 @@ namespace smbdirect::engine {
 struct Settings {
     connection::Settings stranger;  // offered to a peer that is not our kind
     connection::Settings own_kind;  // to another engine
+    fabric::iwarp::Settings iwarp;
     session::MemoryGeometry geometry;
     uint32_t initial_receive_bytes = 64 * 1024;  // receive window of a fresh or idle connection
     uint32_t send_queue = 256;                   // work requests

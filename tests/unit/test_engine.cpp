@@ -1,6 +1,7 @@
 // The engine with everything below it, driven by the library's moves (tests/support/engine_harness.hpp).
 #include <sys/ioctl.h>
 
+#include "engine/private_data.hpp"
 #include "support/catch.hpp"
 #include "support/engine_harness.hpp"
 
@@ -205,4 +206,47 @@ TEST_CASE("a listener that was closed frees its RDMA port", "[engine]") {
     CHECK((error == ECONNREFUSED || error == ECONNRESET));
     for (int i = 0; i < 500 && engine.counter("listeners") != 0; ++i) poll(nullptr, 0, 10);
     CHECK(engine.counter("listeners") == 0);
+}
+
+TEST_CASE("private data tells the engine's kind and its fabric, and none of both by accident", "[engine]") {
+    const auto software = engine::make_private_data(32, 8, "iwarp");
+    const auto device = engine::make_private_data(32, 8, "verbs");
+    CHECK(software.length <= 56);  // what every fabric carries
+    CHECK(engine::has_ird_ord(software));
+    CHECK(engine::is_own_kind(software));
+    CHECK(engine::is_own_kind(device));
+    CHECK(engine::is_same_fabric(software, "iwarp"));
+    CHECK_FALSE(engine::is_same_fabric(device, "iwarp"));
+    CHECK_FALSE(engine::is_same_fabric(software, "verbs:siw0"));
+    CHECK(engine::is_same_fabric(device, "verbs:siw0"));
+
+    auto unmarked = software;  // of an engine that says no more than its kind; what follows may be anything
+    --unmarked.length;
+    CHECK(engine::is_own_kind(unmarked));
+    CHECK_FALSE(engine::is_same_fabric(unmarked, "iwarp"));
+    auto stranger = software;
+    stranger.length = engine::kIrdOrdLength;
+    CHECK_FALSE(engine::is_own_kind(stranger));
+    CHECK_FALSE(engine::is_same_fabric(stranger, "iwarp"));
+    CHECK_FALSE(engine::has_ird_ord({}));
+}
+
+TEST_CASE("the environment says how the software fabric begins", "[engine]") {
+    using fabric::iwarp::Crc;
+    const auto with = [](const char* crc, const char* revision) {
+        setenv("SMBDIRECT_IWARP_CRC", crc, 1);
+        setenv("SMBDIRECT_IWARP_REVISION", revision, 1);
+        const auto settings = engine::settings_from_environment().iwarp;
+        unsetenv("SMBDIRECT_IWARP_CRC");
+        unsetenv("SMBDIRECT_IWARP_REVISION");
+        return settings;
+    };
+    CHECK(engine::settings_from_environment().iwarp.crc == Crc::automatic);
+    CHECK(engine::settings_from_environment().iwarp.revision == 2);
+    CHECK(with("off", "1").crc == Crc::off);
+    CHECK(with("off", "1").revision == 1);
+    CHECK(with("on", "2").crc == Crc::on);
+    CHECK(with("auto", "2").crc == Crc::automatic);
+    CHECK(with("maybe", "3").crc == Crc::automatic);  // nonsense leaves what is
+    CHECK(with("maybe", "3").revision == 2);
 }
