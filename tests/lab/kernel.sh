@@ -160,6 +160,7 @@ build_modules() {  # TREE RELEASE SOURCE CONFIG MODULES
     rm -f "$kbuild/scripts/asn1_compiler"
     gcc -O2 -w -I"$src/include" -I"$src/tools/include" -o "$kbuild/scripts/asn1_compiler" "$src/scripts/asn1_compiler.c"
     run_foreign_tools "$kbuild"
+    choose_compiler "$headers"
 
     grep -q '^CONFIG_RDMA_RXE=' "$config" ||
         build_in_tree "$headers" "$src/drivers/infiniband/sw/rxe" CONFIG_RDMA_RXE=m
@@ -180,18 +181,40 @@ build_modules() {  # TREE RELEASE SOURCE CONFIG MODULES
 build_in_tree() {  # HEADERS DIRECTORY MAKE-ARGUMENT...
     local headers=$1 directory=$2
     shift 2
-    make -s -j"$(nproc)" -C "$headers" M="$directory" CONFIG_DEBUG_INFO_BTF_MODULES= "$@" modules >"$work/build.log" 2>&1 || {
+    make -s -j"$(nproc)" -C "$headers" M="$directory" "${compiler[@]}" CONFIG_DEBUG_INFO_BTF_MODULES= "$@" modules >"$work/build.log" 2>&1 || {
         tail -n 20 "$work/build.log"
         die "the modules of ${directory#"$work"/src/} could not be built"
     }
+}
+
+# Debian's kernels want the very compiler that they were built with. Where there is an older one alone, it does as well,
+# but for options that came later. Sets compiler, for make.
+choose_compiler() {  # HEADERS
+    local version
+    compiler=()
+    version=$(grep -oE 'gcc-[0-9]+$' "$1/.kernelvariables" || :)
+    if [ -z "$version" ] || command -v "x86_64-linux-gnu-$version" >/dev/null; then return; fi
+    cat >"$work/cc" <<'END'
+#!/bin/bash
+options=()
+for option; do
+    case $option in
+        -fmin-function-alignment=*) options+=("-falign-functions=${option#*=}") ;;  # GCC 14
+        -fstrict-flex-arrays=*) ;;                                                  # GCC 13
+        *) options+=("$option") ;;
+    esac
+done
+exec gcc "${options[@]}"
+END
+    chmod 755 "$work/cc"
+    compiler=("CC=$work/cc")
 }
 
 # The build tools of a kernel for a newer system want a newer libc: they run with that system's own, if need be.
 run_foreign_tools() {  # KBUILD
     local tool loader libraries=$work/libraries packages=(libc6 libelf1t64 zlib1g libzstd1 libssl3t64)
     find "$1" -type f -perm -u+x | while read -r tool; do
-        [ "$(head -c 4 "$tool" | tail -c 3)" = ELF ] || continue
-        ldd "$tool" 2>&1 | grep -q 'not found' || continue
+        [[ $(head -c 4 "$tool" | tail -c 3) = ELF && $(ldd "$tool" 2>&1) = *'not found'* ]] || continue
         if [ ! -d "$libraries" ]; then
             fetch "${packages[@]/%//${kernel_suite%-backports}}" || die "the libraries of the kernel's build tools cannot be fetched"
             unpack "$libraries" "${packages[@]}"

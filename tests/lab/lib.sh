@@ -99,7 +99,7 @@ new_rdma_device() {  # RDMA-DEVICE NETDEV
     rdma link add "$1" type "$device" netdev "$2" || fail "no $device device can be made on $2"
     wait_until 10 is_active "$1" || fail "$1 does not become active"
 }
-is_active() { rdma link show "$1/1" | grep -q 'state ACTIVE'; }
+is_active() { rdma link show "$1/1" | grep 'state ACTIVE' >/dev/null; }
 # RoCE addresses are entries of a table that a kernel worker fills in its own time; iWARP knows none.
 await_gid() {  # RDMA-DEVICE ADDRESS
     local a b c d
@@ -121,7 +121,7 @@ rdma_port_of() {  # PORT
     esac
 }
 # Whether somebody listens on a port of RDMA: it is no socket's port, so that only the RDMA subsystem knows it.
-cm_listens() { rdma resource show cm_id | grep -q "state LISTEN .*src-addr [^ ]*:$1 "; }  # RDMA-PORT
+cm_listens() { rdma resource show cm_id | grep "state LISTEN .*src-addr [^ ]*:$1 " >/dev/null; }  # RDMA-PORT
 # What `serve` waits for.
 rdma_listens() {  # PORT
     if [ "${server_fabric:-verbs}" = verbs ]; then cm_listens "$(rdma_port_of "$1")"; else port_listens $(($1 + 5000)); fi
