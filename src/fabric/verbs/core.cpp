@@ -130,7 +130,19 @@ Result<void> Device::open() {
         !core_.loop.watch(completions_->fd, EPOLLIN, this) ||
         !core_.loop.watch(context_->async_fd, EPOLLIN, this))
         return std::unexpected(resource_error(errno));
+    fill_gap_of_siw();
     return {};
+}
+
+// libsiw takes the queue whose mapping happens to begin at 0x90000 for one that could not be mapped
+// (SIW_INVAL_UOBJ_KEY), and from then on no queue can be made until another one goes: after some eight
+// connections. Mappings are numbered from 0 on as they are made, so a first one that is larger keeps everybody
+// from that place. 32 bytes an entry.
+void Device::fill_gap_of_siw() {
+    constexpr uint32_t kSiw = 0x626d74;
+    constexpr int kEntries = 0x90000 / 32 + 1;
+    if (attributes_.vendor_id == kSiw)
+        placeholder_.reset(ibv_create_cq(context_, kEntries, nullptr, nullptr, 0));
 }
 
 void Device::on_ready(uint32_t) {
@@ -183,6 +195,7 @@ void Device::remove() {
         if (users_.contains(user)) user->on_device_removed();
     core_.loop.unwatch(completions_->fd, this);
     completions_.reset();
+    placeholder_.reset();
     sever();
     if (core_.on_addresses_may_have_changed) core_.on_addresses_may_have_changed();
 }

@@ -83,12 +83,14 @@ class Device final : private Watcher {
     void on_ready(uint32_t) override;
     void take_cq_events();
     void sever();
+    void fill_gap_of_siw();
 
     Core& core_;
     ibv_context* const context_;
     ibv_device_attr attributes_{};
     uint32_t max_message_ = 0;
     CompletionChannel completions_;
+    CompletionQueue placeholder_;
     std::set<DeviceUser*> users_;
     bool removed_ = false;
 };

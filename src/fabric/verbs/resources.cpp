@@ -37,6 +37,7 @@ Result<void> Resources::create_queue_pair(Core& core, const QueueDepths& wanted,
     protection_domain.reset(ibv_alloc_pd(id->verbs));
     if (!protection_domain) return std::unexpected(resource_error(errno));
     const auto entries = std::min(static_cast<int>(wanted.send + wanted.receive + 1), limits.max_cqe);
+    errno = ENOMEM;  // not every provider says why
     completion_queue.reset(ibv_create_cq(id->verbs, entries, owner, device->completion_channel(), 0));
     if (!completion_queue) return std::unexpected(resource_error(errno));
 
