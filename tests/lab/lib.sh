@@ -84,6 +84,8 @@ bring_up() {  # NETDEV MTU ADDRESS/LENGTH ADDRESS6/LENGTH
 route_by_wire() {  # -4|-6 SERVER CLIENT
     ip "$1" rule add pref 10 iif lab0 lookup local
     ip "$1" rule add pref 10 iif lab1 lookup local
+    # The engine knocks at a listener from an address of loopback.
+    if [ "$1" = -4 ]; then ip -4 rule add pref 15 from 127.0.0.0/8 lookup local; else ip -6 rule add pref 15 from ::1 lookup local; fi
     ip "$1" rule add pref 20 to "$2" lookup 101
     ip "$1" rule add pref 20 to "$3" lookup 102
     ip "$1" route add "$2" dev lab1 src "$3" table 101
