@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """An SMB Direct peer on iWARP that misbehaves on purpose, in a state of one's choice.
 
-  peer.py listen PORT STATE          is a server: prints "STATE DONE" for each connection that ended
+  peer.py listen PORT STATE [HOST]   is a server: prints "STATE DONE" for each connection that ended
   peer.py connect HOST PORT STATE    is a client: exits 0 once the other side has closed or reset the connection
 
 What it does in which state is the table at the end; `peer.py states` prints the names.
@@ -128,10 +128,19 @@ class Stream:
             pass
 
 
-def to_mpa(s, serving):
+def reply_in_kind(asked):
+    """RFC 6581: siw takes no other answer to a request of revision 2."""
+    if asked[17] < 2 or not asked[16] & 0x10:
+        return reply()
+    peer_to_peer = asked[20] & 0x80  # then one of the ready-to-receive messages is chosen: the Write
+    return reply(flags=0x50, revision=2, private=struct.pack('>HH', 0x8001, 0x8008) if peer_to_peer else b'\0\1\0\x08')
+
+
+def to_mpa(s, serving, glued=b''):
     if serving:
-        s.read_mpa()
-        s.raw(reply())
+        s.raw(reply_in_kind(s.read_mpa()) + glued)
+    elif glued:
+        s.raw(request() + glued)
     else:
         s.raw(request())
         answer = s.read_mpa()
@@ -152,6 +161,9 @@ def to_negotiated(s, serving):
 
 
 NOISE = os.urandom(70000)
+# "Protection, invalid STag" of RDMAP as RFC 5040 writes it, and as siw does on x86.
+TERMINATE = untagged(b'\x01\x00\0\0', opcode=7, queue=2)
+TERMINATE_OF_SIW = untagged(b'\x10\x00\0\0', opcode=7, queue=2)
 
 
 def at_start(*octets):
@@ -225,6 +237,7 @@ STATES = {
     'mpa-markers': mpa_frame(flags=0xC0),
     'mpa-v2-empty': mpa_frame(flags=0x50, revision=2),
     'mpa-reject': mpa_frame(flags=0x60),
+    'mpa-glued': lambda s, serving: to_mpa(s, serving, fpdu(untagged(negotiate_request()))),
     # in MPA, before negotiation
     'mpa-then-leave': after(to_mpa, leave),
     'mpa-then-reset': after(to_mpa, reset),
@@ -241,7 +254,8 @@ STATES = {
     'ddp-msn': after(to_mpa, fpdu(untagged(negotiate_request(), msn=9))),
     'ddp-offset': after(to_mpa, fpdu(untagged(negotiate_request(), offset=0x7FFFFFFF))),
     'send-too-long': after(to_mpa, fpdu(untagged(NOISE[:60000]))),
-    'terminate': after(to_mpa, fpdu(untagged(b'\x10\x06\0\0', opcode=7, queue=2))),
+    'terminate': after(to_mpa, fpdu(TERMINATE)),
+    'terminate-siw': after(to_mpa, fpdu(TERMINATE_OF_SIW)),
     'unasked-read-response': after(to_mpa, fpdu(tagged(NOISE[:100], 1, 0, opcode=2))),
     # negotiation
     'negotiate-noise': after(to_mpa, message(NOISE[:20])),
@@ -273,7 +287,8 @@ STATES = {
     'read-stag': after(to_negotiated, fpdu(untagged(struct.pack('>IQIIQ', 1, 0, 65536, 0x12345678, 0), opcode=1,
                                                     queue=1))),
     'read-response': after(to_negotiated, fpdu(tagged(NOISE[:4096], 1, 0, opcode=2))),
-    'terminate-late': after(to_negotiated, fpdu(untagged(b'\x10\x06\0\0', opcode=7, queue=2))),
+    'terminate-late': after(to_negotiated, fpdu(TERMINATE)),
+    'terminate-late-siw': after(to_negotiated, fpdu(TERMINATE_OF_SIW)),
 }
 
 
@@ -302,7 +317,7 @@ def main():
         print(f'{state}: ended after {time.monotonic() - started:.1f} s')
         return 0
     port, state = sys.argv[2:4]
-    listener = socket.create_server(('127.0.0.1', int(port)))
+    listener = socket.create_server((sys.argv[4] if len(sys.argv) > 4 else '127.0.0.1', int(port)))
     while True:
         sock, _ = listener.accept()
         try:
