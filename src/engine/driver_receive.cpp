@@ -22,6 +22,7 @@ Result<void> Driver::prepare_receive_area() {
     const auto& geometry = context_.settings->geometry;
     slot_size_ = core_->negotiated().max_receive_size - 24;
     uint32_t slots = std::min(geometry.receive_area_size / slot_size_, max_slots_);
+    if (slots == 0) return smbdirect::fail(Reason::engine_resources, ENOBUFS);  // by odd settings
     slots_.initialise(slots, geometry.receive_ring_entries);
     // Half of the slots may wait for the program while the other half is posted.
     const auto& limits = endpoint_->limits();

@@ -80,7 +80,9 @@ void Engine::sweep() {
 
 void Engine::look_whether_idle() {
     if (!drivers_.empty() || listeners_->size() != 0 || trace_.active()) idle_since_ = loop_.now();
-    const uint32_t limit = options_.settings.idle_exit_seconds;
+    const auto& settings = options_.settings;
+    const uint32_t limit =
+        verbs_->addresses().empty() ? settings.idle_exit_seconds : settings.idle_exit_with_device_seconds;
     if (limit && loop_.now() - idle_since_ >= limit * kSecond) loop_.stop();
 }
 

@@ -44,7 +44,10 @@ Settings settings_from_environment() {
     // carries best.
     settings.own_kind.max_send_size = settings.own_kind.max_receive_size = 64'724;
 
-    read_number("SMBDIRECT_IDLE_EXIT", &settings.idle_exit_seconds, 0, 86'400);            // seconds
+    uint32_t idle_exit = UINT32_MAX;
+    read_number("SMBDIRECT_IDLE_EXIT", &idle_exit, 0, 86'400);  // seconds
+    if (idle_exit != UINT32_MAX)
+        settings.idle_exit_seconds = settings.idle_exit_with_device_seconds = idle_exit;
     read_number("SMBDIRECT_CONNECT_TIMEOUT", &settings.connect_timeout_ms, 1, 600'000);    // milliseconds
     read_number("SMBDIRECT_SPIN", &settings.spin_us, 0, 1000);                             // microseconds
     read_number("SMBDIRECT_CREDITS", &settings.stranger.send_credit_target, 4, 65'535);    // messages

@@ -22,6 +22,8 @@ struct Settings {
     // server needs for a small request. It saves two wake-ups of a round trip. 0: never.
     uint32_t spin_us = 150;
     uint32_t idle_exit_seconds = 60;  // an engine without connections and listeners leaves; 0: never
+    // The same where it holds RDMA devices open, which others see and may have to wait for.
+    uint32_t idle_exit_with_device_seconds = 5;
     uint32_t close_timeout_ms =
         30'000;  // without progress, for what is still to be sent after the last close
 };
