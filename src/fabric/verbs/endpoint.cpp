@@ -30,6 +30,7 @@ struct ConnectCall {
 namespace {
 
 constexpr uint8_t kRetries = 7, kRnrRetries = 6;  // 7 would be for ever: a peer without receives holds us up
+constexpr Nanoseconds kNeighbourTimeout = 3'500'000'000;  // TCP asks three times, a second each
 constexpr uint32_t kRegistrationUnit = 32 * 1024;
 constexpr int kMostDepth = 255;
 
@@ -128,16 +129,30 @@ Result<void> VerbsEndpoint::start_connecting(const ConnectParameters& parameters
         return fail(Reason::local_port_or_address, errno == ENODEV ? EADDRNOTAVAIL : errno);
     if (auto adopted = adopt({parameters.send_queue, parameters.receive_queue}); !adopted) return adopted;
     local_ = address_from(rdma_get_local_addr(raw));
-    const auto ms = static_cast<int>(std::clamp<Nanoseconds>(parameters.timeout / 1'000'000, 1, 600'000));
-    if (rdma_resolve_addr(raw, nullptr, reinterpret_cast<sockaddr*>(&remote_), ms) != 0)
-        return std::unexpected(connect_failure(errno));
+    if (auto resolving = resolve_address(); !resolving) return resolving;
     events_ = events;
     deadline_ = core_.loop.now() + parameters.timeout;
+    unreachable_at_ = core_.loop.now() + std::min(parameters.timeout, kNeighbourTimeout);
     timer_ = core_.loop.add_timer(deadline_, [this] {
         timer_ = 0;
         die({Reason::connect_timeout, ETIMEDOUT});
     });
     return {};
+}
+
+// In short turns: the kernel misses the answer of a neighbour that comes while it still asks (as over a
+// virtual wire), and looks again only when the time is up.
+Result<void> VerbsEndpoint::resolve_address() {
+    constexpr int kTurnMs = 250;
+    if (rdma_resolve_addr(resources_->id.get(), nullptr, reinterpret_cast<sockaddr*>(&remote_), kTurnMs) != 0)
+        return std::unexpected(connect_failure(errno));
+    return {};
+}
+
+void VerbsEndpoint::on_address_error(int errnum) {
+    if (errnum != ETIMEDOUT) return die(connect_failure(errnum));
+    if (core_.loop.now() >= unreachable_at_) return die({Reason::connect_unreachable, EHOSTUNREACH});
+    if (auto again = resolve_address(); !again) die(again.error());
 }
 
 void VerbsEndpoint::connect() {
@@ -233,11 +248,15 @@ void VerbsEndpoint::on_cm_event(const CmEvent& event) {
         case RDMA_CM_EVENT_ROUTE_RESOLVED:
             return connect();
         case RDMA_CM_EVENT_ADDR_ERROR:
+            return on_address_error(-event.status);
         case RDMA_CM_EVENT_ROUTE_ERROR:
             return die(event.status == -ETIMEDOUT ? Error{Reason::connect_unreachable, EHOSTUNREACH}
                                                   : connect_failure(-event.status));
         case RDMA_CM_EVENT_UNREACHABLE:
         case RDMA_CM_EVENT_CONNECT_ERROR:
+            // Later it only says that the kernel's neighbour table changed: after a link was down for a moment,
+            // for example. The transport's own retries decide.
+            if (phase_ != Phase::setup) return;
             waits_for_peer_ = false;
             return die(connect_failure(event.status < 0 ? -event.status : ETIMEDOUT));
         case RDMA_CM_EVENT_REJECTED:

@@ -54,10 +54,11 @@ class VerbsEndpoint final : public Endpoint, private CmHandler, private DeviceUs
     void on_cm_event(const CmEvent&) override;
     void on_device_removed() override;
     Result<void> adopt(QueueDepths depths);
+    Result<void> resolve_address();
+    void on_address_error(int errnum);
     void connect();
     void connect_in_background(std::shared_ptr<struct ConnectCall> call);
     void become_established(const CmEvent& event);
-    void fail_connecting(Reason reason, int errnum);
     void disconnect_now();
     void die(Error error);
     void release();
@@ -83,7 +84,7 @@ class VerbsEndpoint final : public Endpoint, private CmHandler, private DeviceUs
     uint64_t job_ = 0;
     std::shared_ptr<Resources> resources_;
     ConnectParameters wanted_;
-    Nanoseconds deadline_ = 0;
+    Nanoseconds deadline_ = 0, unreachable_at_ = 0;  // of the connection, of resolving its address
     uint64_t timer_ = 0;
     Limits limits_;
     sockaddr_storage local_{}, remote_{};
