@@ -129,11 +129,11 @@ rdma_listens() {  # PORT
     if [ "${server_fabric:-verbs}" = verbs ]; then cm_listens "$(rdma_port_of "$1")"; else port_listens $(($1 + 5000)); fi
 }
 
-# All objects of all RDMA devices, without the fields that change by themselves.
+# All objects of all RDMA devices but the kernel's own, without the fields that change by themselves.
 resources() {  # [TYPE...]
     local type
     for type; do rdma resource show "$type" | sed "s/^/$type /"; done |
-        sed -E 's/ (state|sq-psn|rq-psn|path-mig-state|users) [^ ]+//g; s/ +$//' | sort
+        sed -E 's/ (state|sq-psn|rq-psn|path-mig-state|users) [^ ]+//g; s/ +$//; / comm \[ib_core\]$/d' | sort
 }
 resource_types=(qp cm_id mr pd cq)
 # What is there now is no leak later. use_device and use_pair call it; call it again when a server listens, for example.
