@@ -11,6 +11,7 @@ SIZES = (4096, 65536, 1048576)
 LATENCY_SIZES = (64, 4096)
 MODES = {'events': 'events', 'polling': 'polling', 'blocking': 'blocking', 'poll': 'poll()'}
 NAMES = {'raw-send': 'raw sends', 'raw-read': 'raw reads', 'tcp': 'TCP', 'rsockets': 'rsockets', 'smbdirect': 'SMBDIRECT'}
+UNITS = {'bandwidth': 'MiB/s', 'latency': 'us', 'processors': 'processors'}
 HEADER = 24  # of a Data Transfer message, up to its payload
 
 
@@ -42,6 +43,15 @@ def print_table(title, figures, transports, test, sizes):
             if any(row):
                 cells = ''.join(f'{statistics.median(c.values()):12.1f}' if c else f'{"-":>12}' for c in row)
                 print(f'{NAMES[transport] + ", " + mode_name:24}{cells}')
+
+
+def print_quietness(figures):
+    for (transport, _, count, _), values in figures.items():
+        if transport == 'machine':
+            at_hand = ' '.join(f'{value:.1f}' for value in values.values())
+            loud = any(not 0.8 <= value / count <= 1.25 for value in values.values())
+            print(f'Processors at hand at the start of each round: {at_hand} (of {count})'
+                  + ('; THE MACHINE WAS NOT QUIET, believe nothing' if loud else ''))
 
 
 def best_raw(figures, size):
@@ -91,7 +101,7 @@ def print_ratios(rows, test, title):
 def json_lines(figures, rows):
     for (transport, test, size, mode), values in figures.items():
         yield {'transport': transport, 'test': test, 'size': size, 'mode': mode,
-               'unit': 'MiB/s' if test == 'bandwidth' else 'us',
+               'unit': UNITS[test],
                'median': statistics.median(values.values()), 'rounds': list(values.values())}
     for what, test, size, mode, values, target in rows:
         if values:
@@ -107,6 +117,7 @@ def main():
     fragments = sorted({key[2] for key in figures if key[0] == 'raw-send' and key[1] == 'bandwidth'} - set(SIZES))
     count = max(len(values) for values in figures.values())
     print(f'Medians of {count} rounds.')
+    print_quietness(figures)
     print_table('Bandwidth, MiB/s', figures, NAMES, 'bandwidth', SIZES)
     print_table('Bandwidth at the sizes of fragments with their headers, MiB/s', figures, ['raw-send'], 'bandwidth', fragments)
     print_table('Round trip, microseconds', figures, NAMES, 'latency', LATENCY_SIZES)
