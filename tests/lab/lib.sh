@@ -90,6 +90,9 @@ route_by_wire() {  # -4|-6 SERVER CLIENT
     ip "$1" rule add pref 20 to "$3" lookup 102
     ip "$1" route add "$2" dev lab1 src "$3" table 101
     ip "$1" route add "$3" dev lab0 src "$2" table 102
+    # cifs.ko waits no more than 5 s for a neighbour, which is not much for a first packet on a busy machine.
+    ip "$1" neighbour replace "$2" lladdr "$(cat /sys/class/net/lab0/address)" dev lab1 nud permanent
+    ip "$1" neighbour replace "$3" lladdr "$(cat /sys/class/net/lab1/address)" dev lab0 nud permanent
     ip "$1" rule add pref 30 lookup local
     ip "$1" rule del pref 0
 }
@@ -187,7 +190,7 @@ capture_end() {
 capture_pid=''
 # The frames of the last capture that a display filter of Wireshark's finds, as a number.
 frames() {  # FILTER
-    tshark -r "$capture" -o tcp.try_heuristic_first:TRUE -Y "$1" -T fields -e frame.number 2>/dev/null | wc -l
+    tshark -r "$capture" -o tcp.try_heuristic_first:TRUE -Y "$1" -T fields -e frame.number 2>"$dir/tshark.out" | wc -l
 }
 
 # ---- what tests/smb/lib.sh calls at the end
