@@ -20,6 +20,11 @@ expect_busy_fails() {  # SECONDS WHAT
     [ $status -lt 124 ] || fail "smbclient ended with status $status after: $2"
     echo "$2: smbclient says $(error_in "$dir/busy-said")"
 }
+end_busy() {
+    local pid
+    for pid in $(pids_with 'get hole /dev/null'); do kill "$pid" 2>/dev/null || :; done
+    wait "$busy" || :
+}
 
 # A file there and back over the device, not over anything else.
 round_trip_over_verbs() {  # BYTES
