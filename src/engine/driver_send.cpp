@@ -41,7 +41,9 @@ bool Driver::register_transmit() {
         auto required = transmit_area_.require(offset);
         if (!required && drop_idle_transmit()) required = transmit_area_.require(offset);
         if (!required) {
-            if (send_head_ != send_tail_) return true;
+            // What is registered and not yet sent, or not yet complete, will make room.
+            const uint64_t unsent = transmit_registered_ - std::min(last_transmit_end_, transmit_registered_);
+            if (send_head_ != send_tail_ || unsent >= core_->negotiated().max_send_size) return true;
             fail({required.error().reason, ENOBUFS});
             return false;
         }
