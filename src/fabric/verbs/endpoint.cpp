@@ -254,8 +254,8 @@ void VerbsEndpoint::on_cm_event(const CmEvent& event) {
                                                   : connect_failure(-event.status));
         case RDMA_CM_EVENT_UNREACHABLE:
         case RDMA_CM_EVENT_CONNECT_ERROR:
-            // Later it only says that the kernel's neighbour table changed: after a link was down for a moment,
-            // for example. The transport's own retries decide.
+            // Later it only says that the kernel's neighbour table changed: after a link was down for a
+            // moment, for example. The transport's own retries decide.
             if (phase_ != Phase::setup) return;
             waits_for_peer_ = false;
             return die(connect_failure(event.status < 0 ? -event.status : ETIMEDOUT));

@@ -72,6 +72,7 @@ class VerbsEndpoint final : public Endpoint, private CmHandler, private DeviceUs
     bool post_batch();
     void take_hardware_completions();
     void take(const ibv_wc& completion);
+    void on_flushed();
     void on_bad_completion(const ibv_wc& completion, Opcode opcode);
     void flush_outstanding();
 

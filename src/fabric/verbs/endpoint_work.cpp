@@ -243,8 +243,22 @@ void VerbsEndpoint::take(const ibv_wc& completion) {
         }
     }
     completed_.push_back(out);
-    if (out.status != Status::success && out.status != Status::flushed)
+    if (out.status == Status::flushed)
+        on_flushed();
+    else if (out.status != Status::success)
         on_bad_completion(completion, posted.opcode);
+}
+
+// The queue pair is in error. Mostly the connection manager is about to say why; but rxe gives up a queue
+// pair whose packet its own network device refused (no carrier), and says nothing else.
+void VerbsEndpoint::on_flushed() {
+    constexpr Nanoseconds kPatience = 500'000'000;
+    if (timer_ || disconnect_sent_ || (phase_ != Phase::established && phase_ != Phase::closing)) return;
+    timer_ = core_.loop.add_timer(core_.loop.now() + kPatience, [this] {
+        timer_ = 0;
+        rdma_disconnect(resources_->id.get());
+        die({Reason::transport_error, ECONNRESET});
+    });
 }
 
 // The queue pair is in error, which the peer does not know: tell it, and the owner.
