@@ -258,6 +258,8 @@ void VerbsEndpoint::on_cm_event(const CmEvent& event) {
             // moment, for example. The transport's own retries decide.
             if (phase_ != Phase::setup) return;
             waits_for_peer_ = false;
+            // siw: what answered is not an MPA Reply.
+            if (iwarp && event.status == -EINVAL) return die({Reason::peer_not_iwarp, ECONNREFUSED});
             return die(connect_failure(event.status < 0 ? -event.status : ETIMEDOUT));
         case RDMA_CM_EVENT_REJECTED:
             waits_for_peer_ = false;
