@@ -10,7 +10,7 @@
 # for at the same addresses. apt itself reads the sources: only it knows all that can be said in them.
 apt_begin() {
     local parts suite suites=()
-    command -v apt-get >/dev/null || skip "there is no apt here: SMBDIRECT_LAB_KERNEL can name a directory made by hand"
+    command -v apt-get >/dev/null || skip "the lab is made out of Debian's packages, and there is no apt here"
     mkdir -p "$work"/{lists,cache,deb}/partial "$work/sources"
     # Under a user of its own, as it likes to, apt could not write into our directory.
     apt_options=(-qq -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root)
@@ -22,7 +22,7 @@ apt_begin() {
     native_suite=$codename kernel_suite=''
     [ "$codename" != bookworm ] || native_suite=bookworm-backports
     case $wanted in
-        /* | ./* | ../*) ;;
+        */*) ;;
         *:*) kernel_suite=${wanted%%:*} ;;
         [a-z]*) kernel_suite=$wanted ;;
         '') [ "$native_suite" = "$codename" ] || kernel_suite=$native_suite ;;
