@@ -6,7 +6,6 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -109,17 +108,13 @@ inline uint16_t free_port() {
     }
 }
 
-// For descriptors that the engine passed: they came by a raw call, which TSan has not seen, and it would take the number
-// for one that the engine's thread had before.
-inline void close_passed(int fd) { syscall(SYS_close, fd); }
-
 // A program's SMBDIRECT socket.
 class Socket {
   public:
     Socket() = default;
     Socket(int a, int memfd) : a_(a) {
         if (!session::map_connection_memory(memfd, &view_)) abort();
-        close_passed(memfd);
+        close(memfd);
     }
     Socket(Socket&& other) noexcept
         : a_(std::exchange(other.a_, -1)), view_(std::exchange(other.view_, {})) {}
@@ -129,11 +124,11 @@ class Socket {
         return *this;
     }
     ~Socket() {
-        if (a_ >= 0) close_passed(a_);
+        if (a_ >= 0) close(a_);
         if (view_.memory) session::unmap_connection_memory(&view_);
     }
     void hang_up() {
-        if (a_ >= 0) close_passed(a_);
+        if (a_ >= 0) close(a_);
         a_ = -1;
     }
 
@@ -253,7 +248,7 @@ class Listening {
         id_ = reply->listener_id;
         if (beside) {
             if (!session::map_knock_table(fds.fd[0], &table_)) abort();
-            close_passed(fds.fd[0]);
+            close(fds.fd[0]);
         } else {
             fd_ = fds.fd[0];
         }
