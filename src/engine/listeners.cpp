@@ -51,6 +51,8 @@ class ListenerTable::Arrivals final : public fabric::ListenerEvents {
         if (!table_->may_arrive(endpoint->remote_address())) return endpoint->reject({});
         Driver* driver = table_->make_driver_();
         table_->listener_of_[driver] = listener_->record.id;
+        // Until a process takes it: an arrival that ends before is told of as well.
+        table_->context_.trace->bind_connection(driver->id(), listener_->registrar);
         sockaddr_storage shown = endpoint->local_address();
         set_port(shown, port_of(listener_->record.address));
         if (auto started = driver->start_accept(std::move(endpoint), peer, shown, listener_->record.face);
@@ -215,6 +217,7 @@ void ListenerTable::restore(const ListenerRecord& record, int rdma_socket, int k
 }
 
 void ListenerTable::watch_registrar(ProgramListener* listener, int pid) {
+    listener->registrar = pid;
     if (pid > 0) listener->pid_fd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
     if (listener->pid_fd >= 0)
         context_.loop->watch(listener->pid_fd, EPOLLIN, listener);

@@ -48,6 +48,7 @@ struct ProgramListener final : fabric::Watcher {
     std::unique_ptr<Listening> listening;
     session::KnockTable* table = nullptr;
     int knock_memfd = -1;
+    int registrar = 0;          // the process that registered it, in whose trace refused arrivals are told
     int inherited_socket = -1;  // the RDMA port, from a predecessor of this engine
     int pid_fd =
         -1;  // of the process that registered it: its death makes us look whether the listener is still there
