@@ -1,7 +1,6 @@
 #include "complain.hpp"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -10,13 +9,12 @@
 #include <cstring>
 
 #include "attachment.hpp"
-#include "fd_table.hpp"
 #include "process.hpp"
 #include "real.hpp"
 
 namespace smbdirect::preload {
 
-void complain(const sockaddr_storage& peer, Reason reason, int error) {
+void complain(const Endpoint& peer, Reason reason, int error) {
     const int saved = errno;
     const char* quiet = environment("SMBDIRECT_QUIET");
     // Number 2 may be anything in a daemon; it is not written to when it is a socket of any kind.
@@ -27,17 +25,11 @@ void complain(const sockaddr_storage& peer, Reason reason, int error) {
         errno = saved;
         return;
     }
-    char host[INET6_ADDRSTRLEN] = "?", line[512];
-    const bool v6 = peer.ss_family == AF_INET6;
-    const auto& v4 = reinterpret_cast<const sockaddr_in&>(peer);
-    const void* address =
-        v6 ? static_cast<const void*>(&reinterpret_cast<const sockaddr_in6&>(peer).sin6_addr)
-           : static_cast<const void*>(&v4.sin_addr);
-    inet_ntop(peer.ss_family, address, host, sizeof host);
+    char to[64], line[512];
+    describe(peer, to);
     const int length =
-        snprintf(line, sizeof line, "libsmbdirect: connect to %s%s%s:%u: %s: %s (reason %u)\n", v6 ? "[" : "",
-                 host, v6 ? "]" : "", ntohs(v4.sin_port), strerrordesc_np(error), reason_sentence(reason),
-                 static_cast<unsigned>(reason));
+        snprintf(line, sizeof line, "libsmbdirect: connect to %s: %s: %s (reason %u)\n", to,
+                 strerrordesc_np(error), reason_sentence(reason), static_cast<unsigned>(reason));
     if (length > 0)
         raw(SYS_write, STDERR_FILENO, line,
             static_cast<size_t>(length) < sizeof line ? length : sizeof line - 1);
@@ -47,7 +39,9 @@ void complain(const sockaddr_storage& peer, Reason reason, int error) {
 void complain_once(Attachment& attachment, int error) {
     if (!attachment.complaint_due.exchange(false)) return;
     const auto& memory = attachment.memory();
-    complain(memory.peer, static_cast<Reason>(memory.reason.load()), error);
+    Endpoint peer;
+    endpoint_of(reinterpret_cast<const sockaddr*>(&memory.peer), sizeof memory.peer, &peer);
+    complain(peer, static_cast<Reason>(memory.reason.load()), error);
 }
 
 }  // namespace smbdirect::preload

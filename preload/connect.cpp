@@ -40,12 +40,6 @@ struct Wish {
     bool prefer() const { return rule && rule->verdict == Verdict::prefer; }
 };
 
-void describe(const Endpoint& endpoint, char (&text)[64]) {
-    char address[INET6_ADDRSTRLEN] = "?";
-    inet_ntop(endpoint.family, endpoint.address, address, sizeof address);
-    snprintf(text, sizeof text, endpoint.family == AF_INET6 ? "[%s]:%u" : "%s:%u", address, endpoint.port);
-}
-
 // The bound address, without its port: that one belongs to the TCP socket, which still holds it.
 void find_local(int fd, sockaddr_storage* local) {
     sockaddr_storage bound{};
@@ -222,11 +216,7 @@ int connect_anew(int fd, const Wish& wish, const sockaddr* address, socklen_t le
     }
     const int shown = errno_for_connect(error.errnum);
     trace_outcome(wish, fd, 0, "failed", error.reason, shown);
-    if (wish.rule) {
-        sockaddr_storage peer{};
-        to_sockaddr(wish.remote, wish.remote.family, &peer);
-        complain(peer, error.reason, shown);
-    }
+    if (wish.rule) complain(wish.remote, error.reason, shown);
     return fail_with(shown);
 }
 

@@ -1,10 +1,12 @@
 // An IP address and port, with IPv4-mapped IPv6 addresses brought to IPv4, and the ways back to a sockaddr.
 #pragma once
 
+#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 
 namespace smbdirect::preload {
@@ -67,6 +69,13 @@ inline socklen_t to_sockaddr(const Endpoint& endpoint, int domain, sockaddr_stor
         v6->sin6_scope_id = endpoint.scope;
     }
     return sizeof *v6;
+}
+
+// For people: 192.0.2.1:445, [2001:db8::1]:445.
+inline void describe(const Endpoint& endpoint, char (&text)[64]) {
+    char address[INET6_ADDRSTRLEN] = "?";
+    inet_ntop(endpoint.family, endpoint.address, address, sizeof address);
+    snprintf(text, sizeof text, endpoint.family == AF_INET6 ? "[%s]:%u" : "%s:%u", address, endpoint.port);
 }
 
 }  // namespace smbdirect::preload

@@ -195,12 +195,10 @@ Result<void> Engine::answer_connect(const session::Request& request, const Peer&
     parameters.local = request.local;
     parameters.remote = request.remote;
     const uint16_t port = port_of(request.remote);
-    const uint16_t rdma_port = request.rdma_port   ? request.rdma_port
-                               : request.face == 6 ? iwarp_port_for(port)
-                                                   : port;
-    if (rdma_port == 0) return fail(Reason::rdma_port_overflow, EADDRNOTAVAIL);
-    set_port(parameters.remote, rdma_port);
-    parameters.ib_port = request.rdma_port ? request.rdma_port : request.face == 6 ? ib_port_for(port) : port;
+    const RdmaPorts ports = rdma_ports_for(request.rdma_port, request.face, port);
+    if (ports.iwarp == 0) return fail(Reason::rdma_port_overflow, EADDRNOTAVAIL);
+    set_port(parameters.remote, ports.iwarp);
+    parameters.ib_port = ports.ib;
     const uint32_t timeout = request.timeout_ms ? request.timeout_ms : options_.settings.connect_timeout_ms;
     parameters.timeout = int64_t{timeout} * 1'000'000;
     fabric::Fabric* chosen = choose_fabric(request);

@@ -31,4 +31,10 @@ struct ListenerRecord {
 uint16_t iwarp_port_for(uint16_t program_port);
 uint16_t ib_port_for(uint16_t program_port);
 
+struct RdmaPorts {
+    uint16_t iwarp, ib;
+};
+// A rule that names one (not 0) decides; an explicit SMBDIRECT socket (face not 6) is taken at its word.
+RdmaPorts rdma_ports_for(uint16_t by_rule, uint32_t face, uint16_t program_port);
+
 }  // namespace smbdirect::engine

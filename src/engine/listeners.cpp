@@ -135,8 +135,10 @@ Result<ListenerTable::Made> ListenerTable::listen_beside(int tcp, const session:
         record.v6_only = v6_only != 0;
     record.face = request.face;
     record.fabric = request.fabric;
-    record.rdma_port = request.rdma_port ? request.rdma_port : iwarp_port_for(port_of(record.address));
-    record.ib_port = request.rdma_port ? request.rdma_port : ib_port_for(port_of(record.address));
+    constexpr uint32_t kTcpFace = 6;  // beside TCP, whatever the request says
+    const RdmaPorts ports = rdma_ports_for(request.rdma_port, kTcpFace, port_of(record.address));
+    record.rdma_port = ports.iwarp;
+    record.ib_port = ports.ib;
     if (record.rdma_port == 0) return smbdirect::fail(Reason::rdma_port_overflow, EADDRNOTAVAIL);
     if (getrandom(&record.id, sizeof record.id, 0) != sizeof record.id)
         return smbdirect::fail(Reason::engine_resources);
@@ -164,10 +166,9 @@ Result<ListenerTable::Made> ListenerTable::listen_only(const session::Request& r
     record.v6_only = request.v6_only;
     const uint16_t port = port_of(record.address);
     // An explicit 257 socket is taken at its word; a converted one follows the rule of ports.
-    record.rdma_port = request.rdma_port           ? request.rdma_port
-                       : request.face == 6 && port ? iwarp_port_for(port)
-                                                   : port;
-    record.ib_port = request.rdma_port ? request.rdma_port : request.face == 6 ? ib_port_for(port) : port;
+    const RdmaPorts ports = rdma_ports_for(request.rdma_port, port ? request.face : 0, port);
+    record.rdma_port = ports.iwarp;
+    record.ib_port = ports.ib;
     if (port && record.rdma_port == 0) return smbdirect::fail(Reason::rdma_port_overflow, EADDRNOTAVAIL);
     if (getrandom(&record.id, sizeof record.id, 0) != sizeof record.id)
         return smbdirect::fail(Reason::engine_resources);

@@ -17,6 +17,21 @@ uint16_t iwarp_port_for(uint16_t program_port) {
 
 uint16_t ib_port_for(uint16_t program_port) { return program_port == 5445 ? 445 : program_port; }
 
+RdmaPorts rdma_ports_for(uint16_t by_rule, uint32_t face, uint16_t program_port) {
+    if (by_rule) return {by_rule, by_rule};
+    if (face != 6) return {program_port, program_port};
+    return {iwarp_port_for(program_port), ib_port_for(program_port)};
+}
+
+namespace {
+
+bool contains(const std::vector<sockaddr_storage>& list, const sockaddr_storage& address) {
+    return std::any_of(list.begin(), list.end(),
+                       [&](const auto& other) { return fabric::same_address(other, address); });
+}
+
+}  // namespace
+
 Listening::Listening(const Fabrics& fabrics, ListenerRecord& record, fabric::ListenerEvents* events)
     : fabrics_(fabrics), record_(record), events_(events) {}
 
@@ -45,26 +60,19 @@ std::vector<sockaddr_storage> Listening::software_addresses() const {
     if (!fabric::is_any(record_.address)) return {};
     auto ours = fabric::host_addresses();
     std::erase_if(ours, [&](const auto& address) {
-        return !fabric::covers(record_.address, record_.v6_only, address) ||
-               std::any_of(theirs.begin(), theirs.end(),
-                           [&](const auto& other) { return fabric::same_address(other, address); });
+        return !fabric::covers(record_.address, record_.v6_only, address) || contains(theirs, address);
     });
     return ours;
 }
 
 Result<void> Listening::open_software(const std::vector<sockaddr_storage>& wanted, int inherited_fd) {
-    const auto has = [](const auto& list, const sockaddr_storage& address) {
-        return std::any_of(list.begin(), list.end(), [&](const auto& other) {
-            if constexpr (requires { other.listener; })
-                return fabric::same_address(other.address, address);
-            else
-                return fabric::same_address(other, address);
-        });
-    };
-    std::erase_if(software_, [&](const Software& open) { return !has(wanted, open.address); });
+    std::erase_if(software_, [&](const Software& open) { return !contains(wanted, open.address); });
     Result<void> result;
     for (const auto& address : wanted) {
-        if (has(software_, address)) continue;
+        const bool known = std::any_of(software_.begin(), software_.end(), [&](const Software& open) {
+            return fabric::same_address(open.address, address);
+        });
+        if (known) continue;
         auto asked = parameters(address);
         asked.inherited_fd = inherited_fd;
         auto made = fabrics_.iwarp->listen(asked, events_);

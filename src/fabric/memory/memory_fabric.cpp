@@ -243,9 +243,7 @@ class MemoryListener final : public Listener {
     const ListenParameters& parameters() const { return parameters_; }
 
     bool serves(const sockaddr_storage& target) const {
-        if (port_of(address_) != port_of(target)) return false;
-        if (!is_any(address_)) return same_host(address_, target);
-        return address_.ss_family == target.ss_family || (address_.ss_family == AF_INET6 && !parameters_.v6_only);
+        return port_of(address_) == port_of(target) && covers(address_, parameters_.v6_only, target);
     }
 
   private:

@@ -13,7 +13,7 @@ bool operator==(const RdmaAddress& a, const RdmaAddress& b) {
     return same_address(a.address, b.address) && a.iwarp == b.iwarp && a.device == b.device;
 }
 
-class AddressTable::Anchor final : private CmHandler, private DeviceUser {
+class AddressTable::Anchor final : private DeviceUser {
   public:
     explicit Anchor(Core& core) : core_(core) {}
     ~Anchor() {
@@ -21,7 +21,7 @@ class AddressTable::Anchor final : private CmHandler, private DeviceUser {
     }
 
     bool bind(const sockaddr_storage& address) {
-        auto id = core_.create_id(this);
+        auto id = core_.create_id(nullptr);
         if (!id) return false;
         id_ = std::move(*id);
         where_.address = address;
@@ -41,10 +41,6 @@ class AddressTable::Anchor final : private CmHandler, private DeviceUser {
     const RdmaAddress& where() const { return where_; }
 
   private:
-    void on_cm_event(const CmEvent& event) override {
-        if (event.type != RDMA_CM_EVENT_DEVICE_REMOVAL) return;
-        if (auto device = device_) device->remove();
-    }
     void on_device_removed() override {
         device_->remove_user(this);
         id_.reset();
@@ -69,6 +65,7 @@ bool AddressTable::scan() {
             return same_address(address, anchor->where().address);
         });
     });
+    if (!core_.open_channel()) return addresses() != before;  // no device at all
     for (const auto& address : host) {
         const bool known = std::any_of(anchors_.begin(), anchors_.end(), [&](const auto& anchor) {
             return same_address(address, anchor->where().address);

@@ -82,12 +82,17 @@ void Core::on_ready(uint32_t) {
         rdma_cm_event* event = nullptr;
         if (rdma_get_cm_event(channel_.get(), &event) != 0) return;  // EAGAIN, or nothing that we could mend
         const CmEvent copy = copy_of(*event);
+        ibv_context* const removed = copy.type == RDMA_CM_EVENT_DEVICE_REMOVAL ? copy.id->verbs : nullptr;
         // The owner of a new identifier is found through the listener that it came for. Owners that have
         // let go of an identifier which somebody else destroys took themselves out of it.
         auto* handler =
             static_cast<CmHandler*>(event->listen_id ? event->listen_id->context : event->id->context);
         rdma_ack_cm_event(event);
-        if (handler)
+        if (copy.type == RDMA_CM_EVENT_DEVICE_REMOVAL) {
+            // By way of the device, so that everybody who uses it lets go at once.
+            const auto known = devices_.find(removed);
+            if (auto device = known == devices_.end() ? nullptr : known->second.lock()) device->remove();
+        } else if (handler)
             handler->on_cm_event(copy);
         else if (copy.type == RDMA_CM_EVENT_CONNECT_REQUEST)
             rdma_destroy_id(copy.id);
@@ -136,8 +141,8 @@ Result<void> Device::open() {
 
 // libsiw takes the queue whose mapping happens to begin at 0x90000 for one that could not be mapped
 // (SIW_INVAL_UOBJ_KEY), and from then on no queue can be made until another one goes: after some eight
-// connections. Mappings are numbered from 0 on as they are made, so a first one that is larger keeps everybody
-// from that place. 32 bytes an entry.
+// connections. Mappings are numbered from 0 on as they are made, so a first one that is larger keeps
+// everybody from that place. 32 bytes an entry.
 void Device::fill_gap_of_siw() {
     constexpr uint32_t kSiw = 0x626d74;
     constexpr int kEntries = 0x90000 / 32 + 1;

@@ -25,7 +25,7 @@ struct CmEvent {
     uint8_t responder_resources = 0, initiator_depth = 0;
 };
 
-// The context of every rdma_cm_id.
+// The context of an rdma_cm_id. The removal of its device is not for it: Device::remove() tells all users.
 class CmHandler {
   public:
     virtual void on_cm_event(const CmEvent&) = 0;
@@ -102,7 +102,8 @@ class Core final : private Watcher, private Poller {
     Core(const Core&) = delete;
     Core& operator=(const Core&) = delete;
 
-    // Fails with Reason::fabric_unavailable as long as the host has no RDMA device, or without rdma_ucm.
+    // Both fail with Reason::fabric_unavailable as long as the host has no RDMA device, or without rdma_ucm.
+    Result<void> open_channel();
     Result<CmId> create_id(CmHandler* handler);
     // Of an identifier that is bound to a device.
     Result<std::shared_ptr<Device>> device_of(const rdma_cm_id* id);
@@ -122,7 +123,6 @@ class Core final : private Watcher, private Poller {
   private:
     void on_ready(uint32_t) override;
     void look() override;
-    Result<void> open_channel();
 
     EventChannel channel_;
     std::map<ibv_context*, std::weak_ptr<Device>> devices_;

@@ -34,8 +34,8 @@ constexpr Nanoseconds kNeighbourTimeout = 3'500'000'000;  // TCP asks three time
 constexpr uint32_t kRegistrationUnit = 32 * 1024;
 constexpr int kMostDepth = 255;
 
-// InfiniBand's reasons of a rejection (IBA 12.6.7.2).
-constexpr int kRejectInvalidServiceId = 8, kRejectConsumer = 28;
+constexpr int kRejectInvalidServiceId =
+    8;  // InfiniBand's reason of a rejection where nobody listens (IBA 12.6.7.2)
 
 uint8_t depth_within(int wanted, int most) {
     return static_cast<uint8_t>(std::clamp(wanted, 0, std::clamp(most, 0, kMostDepth)));
@@ -66,7 +66,6 @@ Error connect_failure(int errnum) {
 Error rejection(const CmEvent& event, bool iwarp) {
     if (iwarp) return connect_failure(event.status < 0 ? -event.status : ECONNRESET);
     if (event.status == kRejectInvalidServiceId) return {Reason::connect_refused, ECONNREFUSED};
-    if (event.status == kRejectConsumer) return {Reason::peer_rejected, ECONNREFUSED};
     return {Reason::peer_rejected, ECONNREFUSED};
 }
 
@@ -274,10 +273,6 @@ void VerbsEndpoint::on_cm_event(const CmEvent& event) {
             if (phase_ == Phase::dead) return;
             return die(phase_ == Phase::closing ? Error{Reason::local_close, 0}
                                                 : Error{Reason::peer_closed, 0});
-        case RDMA_CM_EVENT_DEVICE_REMOVAL:
-            // By way of the device, so that everybody who uses it lets go at once. Destroys us, maybe.
-            if (auto device = resources_->device) device->remove();
-            return;
         default:
             return;  // ADDR_CHANGE, TIMEWAIT_EXIT: the transport's own retries decide
     }
@@ -303,10 +298,13 @@ void VerbsEndpoint::disconnect_now() {
     rdma_disconnect(resources_->id.get());
 }
 
-void VerbsEndpoint::abort() {
+void VerbsEndpoint::abort() { break_off({Reason::local_abort, ECONNABORTED}); }
+
+// Ends it without waiting for anything; the peer is told where there is one.
+void VerbsEndpoint::break_off(Error error) {
     if (phase_ == Phase::dead) return;
     if (phase_ != Phase::setup) rdma_disconnect(resources_->id.get());
-    die({Reason::local_abort, ECONNABORTED});
+    die(error);
 }
 
 // Lets go of the device at once, so that nothing of it lingers while the program takes its time, and tells.

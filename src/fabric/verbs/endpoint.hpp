@@ -60,6 +60,7 @@ class VerbsEndpoint final : public Endpoint, private CmHandler, private DeviceUs
     void connect_in_background(std::shared_ptr<struct ConnectCall> call);
     void become_established(const CmEvent& event);
     void disconnect_now();
+    void break_off(Error error);
     void die(Error error);
     void release();
     void deliver_later(std::function<void()> task);

@@ -256,18 +256,13 @@ void VerbsEndpoint::on_flushed() {
     if (timer_ || disconnect_sent_ || (phase_ != Phase::established && phase_ != Phase::closing)) return;
     timer_ = core_.loop.add_timer(core_.loop.now() + kPatience, [this] {
         timer_ = 0;
-        rdma_disconnect(resources_->id.get());
-        die({Reason::transport_error, ECONNRESET});
+        break_off({Reason::transport_error, ECONNRESET});
     });
 }
 
 // The queue pair is in error, which the peer does not know: tell it, and the owner.
 void VerbsEndpoint::on_bad_completion(const ibv_wc& completion, Opcode opcode) {
-    deliver_later([this, error = reason_of(completion.status, opcode)] {
-        if (phase_ == Phase::dead) return;
-        rdma_disconnect(resources_->id.get());
-        die(error);
-    });
+    deliver_later([this, error = reason_of(completion.status, opcode)] { break_off(error); });
 }
 
 void VerbsEndpoint::on_qp_async_event(ibv_event_type type) {
@@ -277,8 +272,7 @@ void VerbsEndpoint::on_qp_async_event(ibv_event_type type) {
         return;
     }
     const bool access = type == IBV_EVENT_QP_ACCESS_ERR;
-    rdma_disconnect(resources_->id.get());
-    die({access ? Reason::remote_access_violation : Reason::transport_error, ECONNRESET});
+    break_off({access ? Reason::remote_access_violation : Reason::transport_error, ECONNRESET});
 }
 
 void VerbsEndpoint::flush_outstanding() {

@@ -53,9 +53,7 @@ class VerbsListener::Place final : private CmHandler, private DeviceUser {
     }
 
     void on_cm_event(const CmEvent& event) override {
-        if (event.type == RDMA_CM_EVENT_CONNECT_REQUEST) return take_request(event);
-        if (event.type != RDMA_CM_EVENT_DEVICE_REMOVAL) return;
-        if (auto device = device_) device->remove();
+        if (event.type == RDMA_CM_EVENT_CONNECT_REQUEST) take_request(event);
     }
 
     // A connection that cannot be had for lack of something is refused by destroying its identifier.
