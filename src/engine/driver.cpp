@@ -168,6 +168,7 @@ void Driver::on_disconnected(Error error) {
     take_completions();  // what came before the end is delivered before it
     peer_gone_ = true;
     if (core_) core_->on_transport_lost();
+    if (view_.memory) pump_inbound();
     if (mirror_.b() >= 0) mirror_.announce(slots_.head(), bytes_published_);
     held_ = false;
     end_for_program(error);
@@ -236,6 +237,7 @@ bool Driver::work() {
     take_completions();
     if (view_.memory) {
         look_at_program();
+        if (!disconnecting_ && !pump_inbound()) return false;
         if (std::exchange(sweep_due_, false) && mirror_.b() >= 0) mirror_.nudge_after_dead_owner();
         if (mirror_.b() >= 0) mirror_.announce(slots_.head(), bytes_published_);
     }
@@ -277,7 +279,7 @@ void Driver::look_at_program() {
         fail({Reason::shared_memory_violation, ECONNRESET});
         return;
     }
-    slots_.consumed_up_to(tail);
+    slots_.consumed_up_to(tail, [this](uint32_t block) { extents_.give_back(block - slots_.count()); });
     if (!write_shut_ && (view_.memory->shutdown.load() & session::shutdown_write)) {
         write_shut_ = true;
         mirror_.switch_out_on();
@@ -384,11 +386,11 @@ void Driver::finish_when_drained() {
         peer_gone_ = true;
         return finish();
     }
-    const bool whole = !core_ || (!core_->message_announced() && transmit_head_ == message_end_);
+    const bool whole = !core_ || (!message_pending() && transmit_head_ == message_end_);
     // A program that has gone in the middle of a message (or of its length header) will never complete it.
     const bool torso =
         program_gone_ && core_ &&
-        (core_->message_announced() ? transmit_head_ < message_end_ : transmit_head_ - message_end_ < 4);
+        (message_pending() ? transmit_head_ < message_end_ : transmit_head_ - message_end_ < 4);
     if (send_head_ == send_tail_ && (whole || torso)) {
         trace_line(program_gone_ ? "closed by the program" : "shut down by the program",
                    {Reason::local_close, 0});
@@ -417,6 +419,7 @@ void Driver::sweep() {
         give_back_idle_memory();
     }
     if (transmit_head_ == transmit_head_at_sweep_) drop_idle_transmit();
+    drop_idle_extents();
     transmit_head_at_sweep_ = transmit_head_;
     received_since_sweep_ = false;
 }

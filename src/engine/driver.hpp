@@ -7,6 +7,8 @@
 // publish, grant, send.
 #pragma once
 
+#include <array>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -14,6 +16,9 @@
 
 #include "connection/connection.hpp"
 #include "engine/counters.hpp"
+#include "engine/extents.hpp"
+#include "engine/inbound.hpp"
+#include "engine/private_ring.hpp"
 #include "engine/registered_area.hpp"
 #include "engine/settings.hpp"
 #include "engine/slots.hpp"
@@ -21,6 +26,9 @@
 #include "engine/trace_writer.hpp"
 #include "fabric/fabric.hpp"
 #include "session/readiness.hpp"
+#include "smb2/client_channels.hpp"
+#include "smb2/compound_guard.hpp"
+#include "smb2/server_channels.hpp"
 
 namespace smbdirect::engine {
 
@@ -83,9 +91,13 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void on_ready(uint32_t epoll_events) override;
 
   private:
-    struct SendEntry {
-        uint64_t transmit_end;  // the program's ring is free up to here once this message is out
+    struct SendEntry {  // of a work request on the send queue; what its completion sets free
+        uint64_t transmit_end = 0;   // the program's ring is free up to here,
+        uint64_t rewritten_end = 0;  // and the ring of rewritten messages up to here
+        Inbound* fetched_for = nullptr;  // an RDMA Read of this message
     };
+    // Of the message at the head of the program's stream.
+    enum class Stage : uint8_t { none, look, reply, channel_read, channel_write, stream, rewritten };
 
     // driver.cpp: life
     Result<void> create_memory(bool accepted, uint32_t face);
@@ -114,6 +126,8 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void trace_received(const connection::Delivery&, uint32_t length);
     void trace_sent(const connection::OutgoingMessage&);
     void trace_stall();
+    void trace_channel(const smb2::TranslatedRequest&);
+    void trace_unused(smb2::Unused);
 
     // driver_receive.cpp
     Result<void> post_negotiate_receive();
@@ -121,20 +135,60 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void take_completions();
     bool take_receive(const fabric::Completion&);
     bool take_negotiate_message(const fabric::Completion&);
-    bool publish(uint32_t slot, const connection::Delivery&);
     void replenish();
     bool post_slot(uint32_t slot);
     void give_back_idle_memory();
     void drop_idle_receive();
 
+    // driver_inbound.cpp: messages of the peer that are looked at, and put together, before the program sees them
+    void prepare_channels();
+    bool take_payload(uint32_t slot, const connection::Delivery&);
+    bool judge_message(std::span<const std::byte> start);
+    bool finish_gathered(uint32_t slot, const connection::Delivery&);
+    bool take_client_reply(std::span<const std::byte> start, bool* taken);
+    void deliver(Inbound);
+    void enqueue_slot(uint32_t slot, const connection::Delivery&);
+    void enqueue_message(const smb2::TranslatedRequest&, uint32_t message_length);
+    void enqueue_gathered(uint32_t message_length);
+    bool place(Inbound&);
+    bool pump_inbound();
+    bool post_fetches();
+    void publish(const Inbound&);
+    void note_unused(std::span<const std::byte> start, uint32_t length);
+    void drop_idle_extents();
+    uint32_t extent_offset(uint32_t extent) const { return extent_base_ + Extents::offset_of(extent); }
+
     // driver_send.cpp
     bool take_program_stream();
     bool register_transmit();
     bool drop_idle_transmit();
+    bool take_length_header();
     bool announce_next();
+    bool announce(Stage, uint32_t length, uint32_t available, std::optional<uint32_t> token);
     void pump();
     bool post(const connection::OutgoingMessage&);
+    size_t stream_pieces(uint64_t start, uint32_t length, std::span<fabric::Sge> out) const;
+    bool post_work(fabric::SendRequest, const SendEntry&);
     void complete_send(const fabric::Completion&);
+    bool has_room_for_work(size_t reserve) const {
+        return send_head_ - send_tail_ + reserve < sends_.size();
+    }
+    bool message_pending() const { return stage_ != Stage::none; }
+
+    // driver_rewrite.cpp: messages of the program that are not sent as they are
+    bool look_at_message();
+    bool look_at_reply(std::span<const std::byte> start);
+    bool look_at_request(std::span<const std::byte> start);
+    bool walk_reply();
+    bool push(uint32_t length);
+    bool gather_client_write();
+    bool start_client_transfer();
+    bool announce_rewritten(std::span<const std::byte> message, std::optional<uint32_t> token);
+    void consumed_to(uint64_t position);
+    void copy_from_stream(uint64_t position, std::span<std::byte> to) const;
+    uint64_t message_bytes_there() const {
+        return std::min(transmit_registered_, message_end_) - message_start_;
+    }
 
     std::byte* header_of_slot(uint32_t slot) {
         return private_.data() + receive_headers_ + slot * kHeaderStride;
@@ -147,6 +201,8 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     static constexpr size_t kHeaderStride = 32;
     static constexpr size_t kNegotiateBuffer = 512;  // [MS-SMBD] 3.1.4.1
     static constexpr uint64_t kNegotiateWrId = UINT64_MAX;
+    static constexpr size_t kSendsKept = 8;  // of the send queue: for messages, beside RDMA Reads and Writes
+    static constexpr size_t kMostHeldBack = 64;  // messages that wait for memory; then no more are asked for
 
     const DriverContext context_;
     DriverEvents* const events_;
@@ -176,7 +232,29 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     uint32_t ceiling_ = 0, initial_ceiling_ = 0, ceiling_max_ = 0;
     bool received_since_sweep_ = false;
 
+    // messages on their way to the program, in the order in which they came; the first may wait for RDMA Reads
+    std::deque<Inbound> inbound_;
+    Assembly assembly_ = Assembly::direct;  // of the message that is arriving
+    std::vector<std::byte> gathered_;
+    uint32_t arriving_length_ = 0;
+    smb2::CompoundGuard compound_guard_;
+    std::optional<smb2::ServerChannels> server_channels_;
+    std::optional<smb2::ClientChannels> client_channels_;
+    Extents extents_;
+    uint32_t extent_base_ = 0;  // in the receive area
+    RegisteredArea extent_area_;
+    uint32_t reads_outstanding_ = 0, inbound_unplaced_ = 0;
+    uint8_t unused_noted_ = 0;  // bits by smb2::Unused
+    bool extents_used_since_sweep_ = false;
+
     // send
+    Stage stage_ = Stage::none;
+    PrivateRing rewritten_;
+    uint64_t rewritten_start_ = 0;  // of the announced message in it
+    std::array<std::byte, smb2::ServerChannels::kLook> look_{};  // the start of the program's message
+    uint32_t look_length_ = 0;
+    uint32_t client_extent_ = Extents::kNone;  // of the program's request
+    uint32_t client_amount_ = 0, client_copied_ = 0;
     std::vector<SendEntry> sends_;  // a ring of send_queue entries
     uint64_t send_head_ = 0, send_tail_ = 0;
     uint64_t transmit_head_ = 0;  // the program's head as last copied and checked

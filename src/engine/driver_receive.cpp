@@ -83,7 +83,7 @@ bool Driver::take_receive(const fabric::Completion& completion) {
         return true;
     }
     if (delivery->last_fragment) ++context_.counters->upper_messages_received;
-    return publish(slot, *delivery);
+    return take_payload(slot, *delivery);
 }
 
 bool Driver::take_negotiate_message(const fabric::Completion& completion) {
@@ -102,23 +102,13 @@ bool Driver::take_negotiate_message(const fabric::Completion& completion) {
         std::strncpy(view_.memory->fabric, endpoint_->fabric_name(), sizeof view_.memory->fabric - 1);
     }
     if (auto prepared = prepare_receive_area(); !prepared) return fail(prepared.error()), false;
+    prepare_channels();
     if (passive_) {
         held_ = true;
         context_.loop->defer([alive = std::weak_ptr<int>(alive_), this] {
             if (!alive.expired() && held_) events_->on_ready_to_accept(this);
         });
     }
-    return true;
-}
-
-bool Driver::publish(uint32_t slot, const connection::Delivery& delivery) {
-    const uint64_t index = slots_.publish(slot);
-    auto& descriptor = view_.receive_ring()[index & (context_.settings->geometry.receive_ring_entries - 1)];
-    descriptor.offset = slot * slot_size_ + delivery.slot_offset;
-    descriptor.length = delivery.length;
-    descriptor.message_length = delivery.message_length;
-    descriptor.flags = delivery.first_fragment ? uint32_t{session::message_start} : 0;
-    bytes_published_ += delivery.length + (delivery.first_fragment ? 4 : 0);
     return true;
 }
 
@@ -138,7 +128,8 @@ void Driver::replenish() {
         ceiling_ = std::min(ceiling_ * 2, ceiling_max_);
         core_->set_receive_ceiling(ceiling_);
     }
-    const uint32_t wanted = core_->receives_wanted();
+    // What cannot be worked on yet is not asked for [MS-SMBD] 3.1.5.9.
+    const uint32_t wanted = inbound_unplaced_ < kMostHeldBack ? core_->receives_wanted() : 0;
     uint32_t posted = 0;
     while (posted < wanted) {
         const uint32_t slot = slots_.take();
@@ -151,7 +142,9 @@ void Driver::replenish() {
     }
     if (posted) core_->on_receives_posted(posted);
     if (mirror_.b() < 0) return;
-    const bool starved = posted < wanted && slots_.published_count() != 0;
+    const bool short_of_extents = inbound_unplaced_ != 0 || stage_ == Stage::channel_read ||
+                                  stage_ == Stage::channel_write;
+    const bool starved = (posted < wanted || short_of_extents) && slots_.published_count() != 0;
     mirror_.request_return_at(starved ? slots_.tail() + (slots_.published_count() + 1) / 2 : UINT64_MAX);
 }
 

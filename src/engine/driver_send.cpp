@@ -25,9 +25,8 @@ bool Driver::take_program_stream() {
     }
     transmit_head_ = head;
     if (!register_transmit()) return false;
-    if (core_->message_announced() && transmit_registered_ > message_start_)
-        core_->on_available(
-            static_cast<uint32_t>(std::min(transmit_registered_, message_end_) - message_start_));
+    if (stage_ == Stage::stream && transmit_registered_ > message_start_)
+        core_->on_available(static_cast<uint32_t>(message_bytes_there()));
     return true;
 }
 
@@ -68,7 +67,7 @@ bool Driver::drop_idle_transmit() {
 }
 
 // Takes the next length header off the stream. False: there is none yet, or the connection failed.
-bool Driver::announce_next() {
+bool Driver::take_length_header() {
     const uint32_t size = context_.settings->geometry.transmit_size;
     while (transmit_head_ - message_end_ >= 4) {
         std::array<uint8_t, 4> header;
@@ -86,26 +85,45 @@ bool Driver::announce_next() {
         }
         message_start_ = message_end_ + 4;
         message_end_ = message_start_ + length;
-        if (length == 0) {  // nothing goes on the wire for it
-            last_transmit_end_ = message_end_;
-            if (send_head_ == send_tail_) transmit_released_ = message_end_;
-            continue;
+        if (length != 0) {
+            stage_ = Stage::look;
+            return true;
         }
-        const uint64_t ready = std::min(transmit_registered_, message_end_);
-        const auto available = static_cast<uint32_t>(std::max(ready, message_start_) - message_start_);
-        if (auto announced = core_->announce_message(length, available, std::nullopt); !announced) {
-            fail({Reason::message_too_large, EMSGSIZE});
-            return false;
-        }
-        return true;
+        consumed_to(message_end_);  // nothing goes on the wire for it
     }
     return false;
+}
+
+// Brings the message at the head of the stream as far as it gets towards being announced.
+bool Driver::announce_next() {
+    if (stage_ == Stage::none && !take_length_header()) return false;
+    // Of its header alone nothing is there yet.
+    if (transmit_registered_ < message_start_) return false;
+    switch (stage_) {
+        case Stage::look: return look_at_message();
+        case Stage::reply: return walk_reply();
+        case Stage::channel_read:
+        case Stage::channel_write: return start_client_transfer();
+        case Stage::none:
+        case Stage::stream:
+        case Stage::rewritten: break;
+    }
+    return false;
+}
+
+bool Driver::announce(Stage stage, uint32_t length, uint32_t available, std::optional<uint32_t> token) {
+    if (auto announced = core_->announce_message(length, available, token); !announced) {
+        fail({Reason::message_too_large, EMSGSIZE});
+        return false;
+    }
+    stage_ = stage;
+    return true;
 }
 
 void Driver::pump() {
     const auto now = context_.loop->now();
     const uint64_t stalls = core_->counters().stalls_no_credit + core_->counters().stalls_last_credit;
-    while (send_head_ - send_tail_ < sends_.size()) {
+    while (has_room_for_work(0)) {
         if (!core_->message_announced() && established()) announce_next();
         if (disconnecting_) return;
         auto message = core_->next_message(now);
@@ -126,15 +144,18 @@ bool Driver::post(const connection::OutgoingMessage& message) {
     std::array<fabric::Sge, 4> sges{fabric::Sge{
         header_of_send(index), static_cast<uint32_t>(message.header.size()), private_region_.lkey}};
     size_t count = 1;
+    SendEntry entry;
     if (message.payload_length) {
-        const uint32_t size = context_.settings->geometry.transmit_size;
-        const uint64_t start = message_start_ + message.payload_offset;
-        const auto offset = static_cast<uint32_t>(start & (size - 1));
-        const uint32_t first = std::min(message.payload_length, size - offset);
-        count += transmit_area_.pieces(offset, first, std::span(sges).subspan(count));
-        if (first < message.payload_length)
-            count += transmit_area_.pieces(0, message.payload_length - first, std::span(sges).subspan(count));
-        last_transmit_end_ = start + message.payload_length;
+        if (stage_ == Stage::rewritten) {
+            const uint64_t start = rewritten_start_ + message.payload_offset;
+            sges[count++] = rewritten_.sge(start, message.payload_length);
+            entry.rewritten_end = start + message.payload_length;
+            last_transmit_end_ = message_end_;
+        } else {
+            count += stream_pieces(message_start_ + message.payload_offset, message.payload_length,
+                                   std::span(sges).subspan(count));
+            last_transmit_end_ = message_start_ + message.payload_offset + message.payload_length;
+        }
         ++context_.counters->messages_sent;
         context_.counters->bytes_sent += message.payload_length;
         if (message.last_fragment) ++context_.counters->upper_messages_sent;
@@ -142,30 +163,52 @@ bool Driver::post(const connection::OutgoingMessage& message) {
         ++context_.counters->messages_sent;
     }
     fabric::SendRequest request;
-    request.wr_id = index;
     request.sges = {sges.data(), count};
     if (message.invalidate_token) {
         request.opcode = fabric::Opcode::send_with_invalidate;
         request.invalidate_rkey = *message.invalidate_token;
     }
-    sends_[index].transmit_end = last_transmit_end_;
-    ++send_head_;
+    entry.transmit_end = last_transmit_end_;
+    if (message.last_fragment) stage_ = Stage::none;
     if (context_.trace->active()) trace_sent(message);
-    if (auto posted = endpoint_->post_send(request); !posted) {
-        // The transport has broken; its on_disconnected says why. What was not posted never completes.
-        --send_head_;
-        return false;
-    }
-    return true;
+    return post_work(request, entry);
 }
 
-void Driver::complete_send(const fabric::Completion&) {
+// Part of the program's ring, as pieces.
+size_t Driver::stream_pieces(uint64_t start, uint32_t length, std::span<fabric::Sge> out) const {
+    const uint32_t size = context_.settings->geometry.transmit_size;
+    const auto offset = static_cast<uint32_t>(start & (size - 1));
+    const uint32_t first = std::min(length, size - offset);
+    size_t count = transmit_area_.pieces(offset, first, out);
+    if (first < length) count += transmit_area_.pieces(0, length - first, out.subspan(count));
+    return count;
+}
+
+bool Driver::post_work(fabric::SendRequest request, const SendEntry& entry) {
+    const uint64_t index = send_head_ % sends_.size();
+    request.wr_id = index;
+    sends_[index] = entry;
+    ++send_head_;
+    if (endpoint_->post_send(request)) return true;
+    // The transport has broken; its on_disconnected says why. What was not posted never completes.
+    --send_head_;
+    return false;
+}
+
+void Driver::complete_send(const fabric::Completion& completion) {
     // Completions come in posting order, flushed ones too; a flushed byte is as free as a sent one.
     if (send_head_ == send_tail_) return;
-    transmit_released_ = std::max(transmit_released_, sends_[send_tail_ % sends_.size()].transmit_end);
+    const SendEntry& entry = sends_[send_tail_ % sends_.size()];
+    transmit_released_ = std::max(transmit_released_, entry.transmit_end);
+    rewritten_.release(entry.rewritten_end);
+    if (entry.fetched_for) {
+        --entry.fetched_for->reads_outstanding;
+        --reads_outstanding_;
+        if (completion.status != fabric::Status::success) entry.fetched_for->failed = true;
+    }
     ++send_tail_;
     if (send_head_ == send_tail_)
-        transmit_released_ = last_transmit_end_;  // empty messages behind the last one
+        transmit_released_ = last_transmit_end_;  // what was taken without being sent
 }
 
 }  // namespace smbdirect::engine

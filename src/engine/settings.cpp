@@ -28,6 +28,16 @@ void read_crc(const char* name, fabric::iwarp::Crc* value) {
     if (word == "auto") *value = fabric::iwarp::Crc::automatic;
 }
 
+// Of SMB2, for READ and WRITE of our own programs.
+void read_channels(const char* name, ChannelUse* value) {
+    const char* text = std::getenv(name);
+    const std::string_view word = text ? text : "";
+    if (word == "off") *value = ChannelUse::off;
+    if (word == "needed") *value = ChannelUse::needed;
+    if (word == "on") *value = ChannelUse::on;
+    if (word == "auto") *value = ChannelUse::automatic;
+}
+
 }  // namespace
 
 Settings settings_from_environment() {
@@ -35,6 +45,7 @@ Settings settings_from_environment() {
     // A whole SMB message of 8 MiB: smbd reads the next one from its file while this one is on its way
     // (measured: get on the memory path at 1.2 instead of 1.0 of TCP).
     settings.geometry.transmit_size = 8u << 20;
+    settings.geometry.extent_area_size = 32u << 20;
     settings.stranger.max_send_size = 8136;  // the most that Windows takes as PreferredSendSize [MS-SMBD] <6>
     settings.stranger.max_receive_size = 8192;
     // [MS-SMBD] 3.1.4.1 has 120 s; nobody at a prompt waits so long for a peer that says nothing.
@@ -60,9 +71,10 @@ Settings settings_from_environment() {
     read_number("SMBDIRECT_TRANSMIT_RING", &transmit_kib, 64, 1u << 20);  // KiB, rounded up to a power of two
     read_number("SMBDIRECT_RECEIVE_AREA", &receive_kib, 512, 1u << 20);   // KiB
     if (transmit_kib) settings.geometry.transmit_size = std::bit_ceil(transmit_kib) * 1024;
-    if (receive_kib) settings.geometry.receive_area_size = receive_kib * 1024;
+    if (receive_kib) settings.geometry.receive_area_size = (receive_kib + 3) / 4 * 4096;
     read_crc("SMBDIRECT_IWARP_CRC", &settings.iwarp.crc);                     // off, on or auto
     read_number("SMBDIRECT_IWARP_REVISION", &settings.iwarp.revision, 1, 2);  // of MPA, in our requests
+    read_channels("SMBDIRECT_CHANNELS", &settings.channels);                  // off, needed, on or auto
     uint64_t keepalive_ms = 0;
     read_number("SMBDIRECT_KEEPALIVE", &keepalive_ms, 100, 86'400'000);  // milliseconds
     if (keepalive_ms) settings.stranger.keepalive_interval = static_cast<int64_t>(keepalive_ms) * 1'000'000;

@@ -10,6 +10,15 @@
 
 namespace smbdirect::engine {
 
+// When READ and WRITE of a program that is a client go by SMB2 RDMA channel. What a peer asks of a server is always
+// served.
+enum class ChannelUse : uint8_t {
+    off,        // never: what is larger than the peer's MaxFragmentedSize ends the connection
+    needed,     // only what is larger than that
+    on,         // everything of 4 KiB and more
+    automatic,  // `needed` towards another engine, whose fragments are large; `on` towards all others
+};
+
 struct Settings {
     connection::Settings stranger;  // offered to a peer that is not our kind
     connection::Settings own_kind;  // to another engine
@@ -21,6 +30,7 @@ struct Settings {
     // The loop looks on for so long after a small message, if cores are left (spin_guard.hpp): as long as a
     // server needs for a small request. It saves two wake-ups of a round trip. 0: never.
     uint32_t spin_us = 150;
+    ChannelUse channels = ChannelUse::automatic;
     uint32_t idle_exit_seconds = 60;  // an engine without connections and listeners leaves; 0: never
     // The same where it holds RDMA devices open, which others see and may have to wait for.
     uint32_t idle_exit_with_device_seconds = 5;

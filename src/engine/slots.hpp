@@ -20,7 +20,9 @@ class SlotLedger {
         for (uint32_t i = 0; i < slots; ++i) free_[i] = slots - 1 - i;
         published_.assign(ring_entries, kNone);
         mask_ = ring_entries - 1;
+        count_ = slots;
     }
+    uint32_t count() const { return count_; }
 
     uint32_t take() {
         if (free_.empty()) return kNone;
@@ -35,24 +37,33 @@ class SlotLedger {
         return sorted;
     }
 
-    // The ring index that the slot was published at.
-    uint64_t publish(uint32_t slot) {
-        published_[head_ & mask_] = slot;
+    // The ring index that the block was published at: a slot, or something else from count() on.
+    uint64_t publish(uint32_t block) {
+        published_[head_ & mask_] = block;
         return head_++;
     }
     uint64_t head() const { return head_; }
     uint64_t tail() const { return tail_; }
     uint64_t published_count() const { return head_ - tail_; }
 
-    // The program has read up to `tail`, checked by the caller to lie within [tail(), head()].
-    void consumed_up_to(uint64_t tail) {
-        for (; tail_ != tail; ++tail_) free_.push_back(published_[tail_ & mask_]);
+    // The program has read up to `tail`, checked by the caller to lie within [tail(), head()]. What is no slot is
+    // handed to `other`.
+    template <class Other>
+    void consumed_up_to(uint64_t tail, const Other& other) {
+        for (; tail_ != tail; ++tail_) {
+            const uint32_t block = published_[tail_ & mask_];
+            if (block < count_)
+                free_.push_back(block);
+            else
+                other(block);
+        }
     }
 
   private:
     std::vector<uint32_t> free_, published_;
     uint64_t head_ = 0, tail_ = 0;
     uint64_t mask_ = 0;
+    uint32_t count_ = 0;
 };
 
 }  // namespace smbdirect::engine

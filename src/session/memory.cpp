@@ -97,7 +97,7 @@ int create_connection_memory(const MemoryGeometry& geometry, ConnectionView* vie
     uint64_t ring = round_up(sizeof(ConnectionMemory));
     uint64_t transmit = round_up(ring + ring_bytes);
     uint64_t area = round_up(transmit + geometry.transmit_size);
-    uint64_t size = round_up(area + geometry.receive_area_size);
+    uint64_t size = round_up(area + geometry.receive_area_size + geometry.extent_area_size);
     if (!std::has_single_bit(geometry.transmit_size) || !std::has_single_bit(geometry.receive_ring_entries) ||
         size > UINT32_MAX)
         return raw::failed(-EINVAL), -1;
@@ -114,7 +114,7 @@ int create_connection_memory(const MemoryGeometry& geometry, ConnectionView* vie
     memory->receive_ring_offset = static_cast<uint32_t>(ring);
     memory->receive_ring_entries = geometry.receive_ring_entries;
     memory->receive_area_offset = static_cast<uint32_t>(area);
-    memory->receive_area_size = geometry.receive_area_size;
+    memory->receive_area_size = geometry.receive_area_size + geometry.extent_area_size;
     memory->state.store(ConnectionState::connecting);
     memory->return_mark.store(UINT64_MAX);
     initialise_lock(&memory->transmit_lock);

@@ -1,6 +1,7 @@
 // The shared memory of one connection: a sealed memfd that the engine makes and every holder of A maps.
 // Page 0 is ConnectionMemory; behind it lie the transmit ring (bytes of the program's stream), the receive
-// ring (descriptors) and the receive area (slots, one fragment each), at the offsets that page 0 names.
+// ring (descriptors) and the receive area (slots, one fragment each, and extents, one message each), at the offsets
+// that page 0 names.
 //
 // Trust: the program may write anything anywhere in it. The engine keeps its own ledger, copies an index
 // once, checks it against the ledger, then uses it; it never reads back what it wrote here. The library
@@ -119,6 +120,9 @@ struct MemoryGeometry {
     uint32_t transmit_size = 2u << 20;
     uint32_t receive_ring_entries = 1024;
     uint32_t receive_area_size = 2u << 20;
+    // Behind the slots, in the same area: room for messages that are put together whole (SMB2 channels). Takes memory
+    // only as it is used.
+    uint32_t extent_area_size = 0;
 };
 
 // A mapping. Plain values: the owner unmaps. The geometry was checked and copied when the view was made: what

@@ -1,34 +1,20 @@
 #include "wire/smbd.hpp"
 
-#include <bit>
-#include <concepts>
 #include <cstring>
+
+#include "wire/little_endian.hpp"
 
 namespace smbdirect::wire {
 namespace {
 
-template <std::unsigned_integral T>
-constexpr T little_endian(T value) {
-    if constexpr (std::endian::native == std::endian::big) {
-        T swapped = 0;
-        for (size_t i = 0; i < sizeof(T); ++i)
-            swapped |= ((value >> (8 * i)) & 0xff) << (8 * (sizeof(T) - 1 - i));
-        return swapped;
-    }
-    return value;
-}
-
-template <std::unsigned_integral T>
+template <class T>
 T load(std::span<const std::byte> bytes, size_t offset) {
-    T value;
-    std::memcpy(&value, bytes.data() + offset, sizeof value);
-    return little_endian(value);
+    return load_le<T>(bytes.data() + offset);
 }
 
-template <std::unsigned_integral T>
+template <class T>
 void store(std::byte* out, size_t offset, T value) {
-    value = little_endian(value);
-    std::memcpy(out + offset, &value, sizeof value);
+    store_le(out + offset, value);
 }
 
 }  // namespace

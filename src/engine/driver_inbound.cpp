@@ -1,0 +1,336 @@
+// Messages of the peer between their receives and the program: what has an SMB2 RDMA channel is translated, and the
+// payload of WRITEs fetched by RDMA Read straight into the memory that the program reads from (DESIGN D6).
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "engine/driver.hpp"
+
+namespace smbdirect::engine {
+namespace {
+
+constexpr uint32_t kExtentUnit = 1u << 20;      // bytes of one registration
+constexpr uint32_t kHeaderRoom = 128;           // in front of an extent's payload, which so begins at a cache line
+constexpr uint32_t kMostInOneRead = 1u << 20;
+
+}  // namespace
+
+// After negotiation: what is beyond a connection's plain stream. An explicit SMBDIRECT socket is taken at its word.
+void Driver::prepare_channels() {
+    if (face_ != 6) return;
+    const auto& settings = *context_.settings;
+    const auto& limits = endpoint_->limits();
+    extent_base_ = settings.geometry.receive_area_size;
+    const uint32_t most = (settings.geometry.receive_ring_entries - slots_.count()) * Extents::kGranule;
+    const uint32_t size = std::min(settings.geometry.extent_area_size, most);
+    extents_.initialise(size);
+    const uint32_t access = passive_ ? uint32_t{fabric::access_read_sink}
+                                     : fabric::access_remote_read | fabric::access_remote_write;
+    extent_area_.initialise(endpoint_.get(), view_.receive_area() + extent_base_, size,
+                            limits.registration_unit ? kExtentUnit : 0, access);
+    const auto& negotiated = core_->negotiated();
+    if (passive_) {
+        smb2::ServerLimits server;
+        server.max_transfer = core_settings_.max_read_write_size;
+        server.can_invalidate = limits.send_with_invalidate;
+        server.can_read = limits.max_ord != 0;
+        server_channels_.emplace(server);
+        return;
+    }
+    smb2::ClientLimits client;
+    client.max_transfer = std::min(negotiated.max_read_write_size, core_settings_.max_read_write_size);
+    client.max_message_out = negotiated.max_fragmented_send_size;
+    client.max_message_in = negotiated.max_fragmented_receive_size;
+    client.allowed = settings.channels != ChannelUse::off;
+    if (settings.channels == ChannelUse::needed || (settings.channels == ChannelUse::automatic && own_kind_))
+        client.threshold = UINT32_MAX;
+    client_channels_.emplace(client);
+}
+
+// ---------------------------------------------------------------- arriving
+
+// False: the connection has failed.
+bool Driver::take_payload(uint32_t slot, const connection::Delivery& delivery) {
+    const std::byte* payload = view_.receive_area() + slot * slot_size_ + delivery.slot_offset;
+    const std::span<const std::byte> bytes(payload, delivery.length);
+    if (delivery.first_fragment) {
+        arriving_length_ = delivery.message_length;
+        gathered_.clear();
+        assembly_ = server_channels_ || client_channels_ ? Assembly::judging : Assembly::direct;
+    }
+    if (assembly_ == Assembly::judging) {
+        constexpr uint32_t kLook = smb2::ServerChannels::kLook;
+        // One copy of the start, since the program can write there; it is judged by nothing else.
+        std::array<std::byte, kLook> start;
+        const uint32_t wanted = std::min(kLook, arriving_length_);
+        const auto had = static_cast<uint32_t>(gathered_.size());
+        const uint32_t part = std::min<uint32_t>(wanted - had, delivery.length);
+        std::copy(gathered_.begin(), gathered_.end(), start.begin());
+        std::memcpy(start.data() + had, payload, part);
+        if (had + part == wanted) {
+            bool taken = false;
+            if (!judge_message({start.data(), wanted})) return false;
+            if (!take_client_reply({start.data(), wanted}, &taken)) return false;
+            if (taken) {
+                slots_.give_back(slot);
+                return true;
+            }
+            if (assembly_ == Assembly::guarded && had && !compound_guard_.take(gathered_)) {
+                fail({Reason::channel_compound, ECONNRESET});
+                return false;
+            }
+        }
+    }
+    if (assembly_ == Assembly::guarded && !compound_guard_.take(bytes)) {
+        fail({Reason::channel_compound, ECONNRESET});
+        return false;
+    }
+    if (assembly_ == Assembly::judging || assembly_ == Assembly::whole) {
+        gathered_.insert(gathered_.end(), bytes.begin(), bytes.end());
+        if (delivery.last_fragment) return finish_gathered(slot, delivery);
+        slots_.give_back(slot);
+        return true;
+    }
+    if (!gathered_.empty()) enqueue_gathered(arriving_length_);  // judged by more than one fragment
+    enqueue_slot(slot, delivery);
+    return true;
+}
+
+// Decides what becomes of the message that begins like this. False: the connection has failed.
+bool Driver::judge_message(std::span<const std::byte> start) {
+    assembly_ = Assembly::direct;
+    if (!own_kind_ || context_.settings->channels == ChannelUse::on) note_unused(start, arriving_length_);
+    if (!server_channels_) return true;
+    switch (server_channels_->look_at_request(start, arriving_length_)) {
+        case smb2::ServerChannels::Look::pass: break;
+        case smb2::ServerChannels::Look::whole: assembly_ = Assembly::whole; break;
+        case smb2::ServerChannels::Look::oversized:
+            assembly_ = Assembly::guarded;
+            compound_guard_.begin();
+            break;
+    }
+    return true;
+}
+
+// All of a message that may have a channel in it, the last fragment in `slot`.
+bool Driver::finish_gathered(uint32_t slot, const connection::Delivery& delivery) {
+    const auto translated = server_channels_->translate(gathered_);
+    if (!translated) {
+        slots_.give_back(slot);
+        fail(translated.error());
+        return false;
+    }
+    if (!*translated) {  // nothing to translate
+        if (delivery.first_fragment) {
+            enqueue_slot(slot, delivery);
+            return true;
+        }
+        slots_.give_back(slot);
+        enqueue_gathered(arriving_length_);
+        return true;
+    }
+    const smb2::TranslatedRequest& message = **translated;
+    context_.counters->channel_requests_refused += message.refused;
+    context_.counters->channel_reads += message.reads;
+    context_.counters->channel_writes += message.writes;
+    for (const auto& fetch : message.fetches) context_.counters->channel_bytes_written += fetch.length;
+    if (context_.trace->active()) trace_channel(message);
+    if (message.fetches.empty() && message.length <= slot_size_) {
+        std::memcpy(view_.receive_area() + slot * slot_size_, message.bytes.data(), message.length);
+        connection::Delivery made;
+        made.length = made.message_length = message.length;
+        made.first_fragment = made.last_fragment = true;
+        enqueue_slot(slot, made);
+        return true;
+    }
+    slots_.give_back(slot);
+    enqueue_message(message, message.length);
+    return true;
+}
+
+// The reply to a READ or WRITE that went by channel: the data lie in the program's memory already.
+bool Driver::take_client_reply(std::span<const std::byte> start, bool* taken) {
+    using Kind = smb2::ClientChannels::ReplyLook::Kind;
+    if (!client_channels_) return true;
+    const auto look = client_channels_->look_at_reply(start, arriving_length_);
+    if (!look) {
+        fail(look.error());
+        return false;
+    }
+    if (look->kind == Kind::release) extents_.give_back(look->cookie);
+    if (look->kind != Kind::data) return true;
+    ++context_.counters->channel_reads;
+    context_.counters->channel_bytes_read += look->amount;
+    Inbound message;
+    const uint32_t begin = extent_offset(look->cookie) + kHeaderRoom - static_cast<uint32_t>(look->header.size());
+    std::memcpy(view_.receive_area() + begin, look->header.data(), look->header.size());
+    const uint32_t length = static_cast<uint32_t>(look->header.size()) + look->amount;
+    message.descriptor = {begin, length, length, session::message_start};
+    message.block = slots_.count() + look->cookie;
+    deliver(std::move(message));
+    *taken = true;
+    return true;
+}
+
+// ---------------------------------------------------------------- the queue
+
+void Driver::enqueue_slot(uint32_t slot, const connection::Delivery& delivery) {
+    Inbound message;
+    message.descriptor = {slot * slot_size_ + delivery.slot_offset, delivery.length, delivery.message_length,
+                          delivery.first_fragment && gathered_.empty() ? uint32_t{session::message_start} : 0};
+    if (assembly_ == Assembly::whole) message.descriptor.flags = session::message_start;
+    message.block = slot;
+    deliver(std::move(message));
+}
+
+// At once, if nothing waits before it.
+void Driver::deliver(Inbound message) {
+    if (inbound_.empty())
+        publish(message);
+    else
+        inbound_.push_back(std::move(message));
+}
+
+// The start of a message that goes on as it is, or all of it.
+void Driver::enqueue_gathered(uint32_t message_length) {
+    smb2::TranslatedRequest as_it_is;
+    as_it_is.bytes = gathered_;
+    as_it_is.length = static_cast<uint32_t>(gathered_.size());
+    enqueue_message(as_it_is, message_length);
+    gathered_.clear();
+}
+
+void Driver::enqueue_message(const smb2::TranslatedRequest& message, uint32_t message_length) {
+    auto& queued = inbound_.emplace_back();
+    queued.message = message;
+    queued.placed = false;
+    queued.descriptor = {0, message.length, message_length, session::message_start};
+    ++inbound_unplaced_;
+}
+
+// Puts the message together in an extent, all but what is to be fetched. False: not now.
+bool Driver::place(Inbound& queued) {
+    const auto& message = queued.message;
+    // The payload of a single WRITE begins at a cache line.
+    constexpr uint32_t kBegin = kHeaderRoom - wire::smb2::kRequestSize;
+    const uint32_t extent = extents_.take(kBegin + message.length);
+    if (extent == Extents::kNone) return false;
+    if (auto registered = extent_area_.require(Extents::offset_of(extent), kBegin + message.length); !registered) {
+        extents_.give_back(extent);
+        if (!extents_.empty()) return false;  // what the others hold will do
+        fail({registered.error().reason, ENOBUFS});
+        return false;
+    }
+    extents_used_since_sweep_ = true;
+    queued.block = slots_.count() + extent;
+    queued.descriptor.offset = extent_offset(extent) + kBegin;
+    std::byte* to = view_.receive_area() + queued.descriptor.offset;
+    uint32_t at = 0, taken = 0;
+    for (const auto& fetch : message.fetches) {
+        std::memcpy(to + at, message.bytes.data() + taken, fetch.at - at);
+        taken += fetch.at - at;
+        at = fetch.at + fetch.length;
+    }
+    std::memcpy(to + at, message.bytes.data() + taken, message.length - at);
+    queued.placed = true;
+    --inbound_unplaced_;
+    return true;
+}
+
+// Places, fetches and publishes what can be. False: the connection has failed.
+bool Driver::pump_inbound() {
+    if (inbound_unplaced_ != 0)
+        for (auto& queued : inbound_) {
+            if (queued.placed || place(queued)) continue;
+            if (disconnecting_) return false;
+            break;
+        }
+    if (!peer_gone_ && !post_fetches()) return false;
+    while (!inbound_.empty() && inbound_.front().is_ready()) {
+        publish(inbound_.front());
+        inbound_.pop_front();
+        if (disconnecting_) return false;
+    }
+    return true;
+}
+
+// RDMA Reads in the order of the messages, as many at once as the peer serves.
+bool Driver::post_fetches() {
+    const auto& limits = endpoint_->limits();
+    for (auto& queued : inbound_) {
+        if (!queued.placed) break;
+        const auto& message = queued.message;
+        while (queued.next_fetch < message.fetches.size()) {
+            const auto& fetch = message.fetches[queued.next_fetch];
+            if (queued.fetched == 0)
+                queued.source = smb2::RemoteCursor(
+                    std::span(message.sources).subspan(fetch.first_descriptor, fetch.descriptors));
+            if (reads_outstanding_ >= limits.max_ord || !has_room_for_work(kSendsKept)) return true;
+            const uint32_t offset = queued.descriptor.offset - extent_base_ + fetch.at + queued.fetched;
+            const uint32_t most = std::min({fetch.length - queued.fetched, kMostInOneRead, limits.max_message,
+                                            extent_area_.end_of_unit(offset) - offset});
+            const auto remote = queued.source.next(most);
+            if (!remote) return true;  // cannot be: the descriptors were found to be long enough
+            fabric::Sge sink;
+            extent_area_.pieces(offset, remote->length, {&sink, 1});
+            fabric::SendRequest request;
+            request.opcode = fabric::Opcode::rdma_read;
+            request.sges = {&sink, 1};
+            request.remote_rkey = remote->token;
+            request.remote_offset = remote->offset;
+            if (!post_work(request, {0, 0, &queued})) return true;  // the transport has broken, and says why
+            ++reads_outstanding_;
+            ++queued.reads_outstanding;
+            queued.source.take(remote->length);
+            queued.fetched += remote->length;
+            if (queued.fetched == fetch.length) {
+                ++queued.next_fetch;
+                queued.fetched = 0;
+            }
+        }
+    }
+    return true;
+}
+
+void Driver::publish(const Inbound& message) {
+    // The last look: a channel that the program overlooks is lost data.
+    if (server_channels_ && (message.descriptor.flags & session::message_start)) {
+        std::array<std::byte, wire::smb2::kRequestSize> start;
+        const size_t length = std::min<size_t>(start.size(), message.descriptor.length);
+        std::memcpy(start.data(), view_.receive_area() + message.descriptor.offset, length);
+        if (smb2::ServerChannels::carries_channel({start.data(), length})) {
+            fail({Reason::channel_untranslated, ECONNRESET});
+            return;
+        }
+    }
+    const uint64_t index = slots_.publish(message.block);
+    view_.receive_ring()[index & (context_.settings->geometry.receive_ring_entries - 1)] = message.descriptor;
+    bytes_published_ +=
+        message.descriptor.length + (message.descriptor.flags & session::message_start ? 4 : 0);
+}
+
+// ---------------------------------------------------------------- beside
+
+void Driver::note_unused(std::span<const std::byte> start, uint32_t length) {
+    const auto& negotiated = server_channels_ ? server_channels_->negotiated() : client_channels_->negotiated();
+    const smb2::Unused why = smb2::why_unused(start, length, negotiated);
+    const auto bit = static_cast<uint8_t>(1u << static_cast<unsigned>(why));
+    if (why == smb2::Unused::none || (unused_noted_ & bit)) return;
+    unused_noted_ |= bit;
+    ++(why == smb2::Unused::signing      ? context_.counters->channels_unused_signing
+       : why == smb2::Unused::encryption ? context_.counters->channels_unused_encryption
+                                         : context_.counters->channels_unused_dialect);
+    if (context_.trace->active()) trace_unused(why);
+}
+
+// What nobody has used for a while goes back, pinned pages first.
+void Driver::drop_idle_extents() {
+    if (std::exchange(extents_used_since_sweep_, false) || !extents_.empty() || !extent_area_.is_ready()) return;
+    const bool dropped = extent_area_.drop_unused([](uint32_t, uint32_t) { return false; });
+    if (dropped) madvise(view_.receive_area() + extent_base_, extents_.largest(), MADV_REMOVE);
+    if (endpoint_) rewritten_.drop_if_empty(*endpoint_);
+}
+
+}  // namespace smbdirect::engine

@@ -1,0 +1,60 @@
+// A registered ring of the engine's own for messages that it has rewritten: what goes to the peer must not be
+// something that the program can still change. There is no memory while it is empty for long.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "fabric/fabric.hpp"
+
+namespace smbdirect::engine {
+
+class PrivateRing {
+  public:
+    static constexpr uint32_t kSize = 256 * 1024;
+
+    // Messages lie in one piece, so that up to kSize / 2 bytes find room in time.
+    bool has_room(size_t bytes) const { return place(bytes) + bytes - tail_ <= kSize; }
+    // Its position; nothing while there is no room.
+    Result<std::optional<uint64_t>> put(fabric::Endpoint& endpoint, std::span<const std::byte> bytes) {
+        if (bytes_.empty()) {
+            bytes_.resize(kSize);
+            auto made = endpoint.register_memory(bytes_.data(), kSize, fabric::access_none);
+            if (!made) {
+                bytes_ = {};
+                return std::unexpected(made.error());
+            }
+            region_ = *made;
+        }
+        if (!has_room(bytes.size())) return std::nullopt;
+        const uint64_t at = place(bytes.size());
+        std::memcpy(bytes_.data() + at % kSize, bytes.data(), bytes.size());
+        head_ = at + bytes.size();
+        return at;
+    }
+    fabric::Sge sge(uint64_t position, uint32_t length) {
+        return {bytes_.data() + position % kSize, length, region_.lkey};
+    }
+    uint64_t head() const { return head_; }
+    void release(uint64_t position) { tail_ = position > tail_ ? position : tail_; }
+    void drop_if_empty(fabric::Endpoint& endpoint) {
+        if (bytes_.empty() || head_ != tail_) return;
+        endpoint.deregister_memory(region_);
+        bytes_ = {};
+    }
+
+  private:
+    uint64_t place(size_t bytes) const {
+        const uint64_t in_ring = head_ % kSize;
+        return in_ring + bytes > kSize ? head_ + (kSize - in_ring) : head_;
+    }
+
+    std::vector<std::byte> bytes_;
+    fabric::MemoryRegion region_;
+    uint64_t head_ = 0, tail_ = 0;
+};
+
+}  // namespace smbdirect::engine
