@@ -147,7 +147,10 @@ Result<void> VerbsEndpoint::post_send(const SendRequest& request) {
     work.num_sge = static_cast<int>(fill(request.sges, list));
     work.send_flags = IBV_SEND_SIGNALED;
     if (inlined && length) work.send_flags |= IBV_SEND_INLINE;
-    if (request.opcode == Opcode::send_with_invalidate) work.invalidate_rkey = request.invalidate_rkey;
+    if (request.opcode == Opcode::send_with_invalidate) {
+        work.invalidate_rkey = request.invalidate_rkey;
+        work.wr.rdma.rkey = request.invalidate_rkey;  // libsiw takes it from here; nobody else looks
+    }
     if (request.opcode == Opcode::rdma_write || request.opcode == Opcode::rdma_read)
         work.wr.rdma = {request.remote_offset, request.remote_rkey};
     ++batched_;
