@@ -128,6 +128,8 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void trace_stall();
     void trace_channel(const smb2::TranslatedRequest&);
     void trace_unused(smb2::Unused);
+    void trace_rdma(const char* what, const smb2::Descriptor& remote);
+    void trace_client_channel(std::span<const smb2::Descriptor> buffer);
 
     // driver_receive.cpp
     Result<void> post_negotiate_receive();

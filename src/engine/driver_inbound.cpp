@@ -217,11 +217,14 @@ bool Driver::place(Inbound& queued) {
     constexpr uint32_t kBegin = kHeaderRoom - wire::smb2::kRequestSize;
     const uint32_t extent = extents_.take(kBegin + message.length);
     if (extent == Extents::kNone) return false;
-    if (auto registered = extent_area_.require(Extents::offset_of(extent), kBegin + message.length); !registered) {
-        extents_.give_back(extent);
-        if (!extents_.empty()) return false;  // what the others hold will do
-        fail({registered.error().reason, ENOBUFS});
-        return false;
+    if (!message.fetches.empty()) {  // otherwise nobody but the program reads it
+        auto registered = extent_area_.require(Extents::offset_of(extent), kBegin + message.length);
+        if (!registered) {
+            extents_.give_back(extent);
+            if (!extents_.empty()) return false;  // what the others hold will do
+            fail({registered.error().reason, ENOBUFS});
+            return false;
+        }
     }
     extents_used_since_sweep_ = true;
     queued.block = slots_.count() + extent;
@@ -280,6 +283,7 @@ bool Driver::post_fetches() {
             request.sges = {&sink, 1};
             request.remote_rkey = remote->token;
             request.remote_offset = remote->offset;
+            if (context_.trace->active()) trace_rdma("RDMA Read", *remote);
             if (!post_work(request, {0, 0, &queued})) return true;  // the transport has broken, and says why
             ++reads_outstanding_;
             ++queued.reads_outstanding;

@@ -110,6 +110,7 @@ bool Driver::push(uint32_t length) {
     request.sges = {&source, 1};
     request.remote_rkey = remote->token;
     request.remote_offset = remote->offset;
+    if (context_.trace->active()) trace_rdma("RDMA Write", *remote);
     if (!post_work(request, {at + remote->length, 0, nullptr})) return false;
     last_transmit_end_ = at + remote->length;
     server_channels_->push_destination().take(remote->length);
@@ -156,6 +157,7 @@ bool Driver::start_client_transfer() {
                                                    client_amount_ - done));
     if (!rewritten_.has_room(wire::smb2::kRequestSize + buffer.size() * smb2::Descriptor::kSize)) return false;
     const auto start = std::span(look_).first(look_length_);
+    if (context_.trace->active()) trace_client_channel(buffer);
     if (stage_ == Stage::channel_write) {
         ++context_.counters->channel_writes;
         context_.counters->channel_bytes_written += client_amount_;

@@ -80,6 +80,18 @@ void Driver::trace_unused(smb2::Unused why) {
                                            kRemedies[static_cast<size_t>(why)]));
 }
 
+void Driver::trace_rdma(const char* what, const smb2::Descriptor& remote) {
+    context_.trace->write(id_, fmt::format("channel: {} length={} token=0x{:08x} offset=0x{:x}", what, remote.length,
+                                           remote.token, remote.offset));
+}
+
+void Driver::trace_client_channel(std::span<const smb2::Descriptor> buffer) {
+    context_.trace->write(
+        id_, fmt::format("channel: {} of {} bytes goes by channel, descriptors={} token=0x{:08x}",
+                         stage_ == Stage::channel_read ? "READ" : "WRITE", client_amount_, buffer.size(),
+                         buffer.empty() ? 0 : buffer[0].token));
+}
+
 void Driver::trace_stall() {
     context_.trace->write(id_, fmt::format("stall: SendCredits={}, waiting for the peer to grant credits",
                                            core_->send_credits()));
