@@ -91,9 +91,9 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void on_ready(uint32_t epoll_events) override;
 
   private:
-    struct SendEntry {  // of a work request on the send queue; what its completion sets free
-        uint64_t transmit_end = 0;   // the program's ring is free up to here,
-        uint64_t rewritten_end = 0;  // and the ring of rewritten messages up to here
+    struct SendEntry {                   // of a work request on the send queue; what its completion sets free
+        uint64_t transmit_end = 0;       // the program's ring is free up to here,
+        uint64_t rewritten_end = 0;      // and the ring of rewritten messages up to here
         Inbound* fetched_for = nullptr;  // an RDMA Read of this message
     };
     // Of the message at the head of the program's stream.
@@ -142,7 +142,8 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void give_back_idle_memory();
     void drop_idle_receive();
 
-    // driver_inbound.cpp: messages of the peer that are looked at, and put together, before the program sees them
+    // driver_inbound.cpp: messages of the peer that are looked at, and put together, before the program sees
+    // them
     void prepare_channels();
     bool take_payload(uint32_t slot, const connection::Delivery&);
     bool judge_message(std::span<const std::byte> start);
@@ -172,9 +173,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     size_t stream_pieces(uint64_t start, uint32_t length, std::span<fabric::Sge> out) const;
     bool post_work(fabric::SendRequest, const SendEntry&);
     void complete_send(const fabric::Completion&);
-    bool has_room_for_work(size_t reserve) const {
-        return send_head_ - send_tail_ + reserve < sends_.size();
-    }
+    bool has_room_for_work(size_t reserve) const { return send_head_ - send_tail_ + reserve < sends_.size(); }
     bool message_pending() const { return stage_ != Stage::none; }
 
     // driver_rewrite.cpp: messages of the program that are not sent as they are
@@ -234,7 +233,8 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     uint32_t ceiling_ = 0, initial_ceiling_ = 0, ceiling_max_ = 0;
     bool received_since_sweep_ = false;
 
-    // messages on their way to the program, in the order in which they came; the first may wait for RDMA Reads
+    // messages on their way to the program, in the order in which they came; the first may wait for RDMA
+    // Reads
     std::deque<Inbound> inbound_;
     Assembly assembly_ = Assembly::direct;  // of the message that is arriving
     std::vector<std::byte> gathered_;
@@ -252,7 +252,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     // send
     Stage stage_ = Stage::none;
     PrivateRing rewritten_;
-    uint64_t rewritten_start_ = 0;  // of the announced message in it
+    uint64_t rewritten_start_ = 0;                               // of the announced message in it
     std::array<std::byte, smb2::ServerChannels::kLook> look_{};  // the start of the program's message
     uint32_t look_length_ = 0;
     uint32_t client_extent_ = Extents::kNone;  // of the program's request

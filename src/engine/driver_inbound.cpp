@@ -1,5 +1,6 @@
-// Messages of the peer between their receives and the program: what has an SMB2 RDMA channel is translated, and the
-// payload of WRITEs fetched by RDMA Read straight into the memory that the program reads from (DESIGN D6).
+// Messages of the peer between their receives and the program: what has an SMB2 RDMA channel is translated,
+// and the payload of WRITEs fetched by RDMA Read straight into the memory that the program reads from (DESIGN
+// D6).
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -11,13 +12,14 @@
 namespace smbdirect::engine {
 namespace {
 
-constexpr uint32_t kExtentUnit = 1u << 20;      // bytes of one registration
-constexpr uint32_t kHeaderRoom = 128;           // in front of an extent's payload, which so begins at a cache line
+constexpr uint32_t kExtentUnit = 1u << 20;  // bytes of one registration
+constexpr uint32_t kHeaderRoom = 128;  // in front of an extent's payload, which so begins at a cache line
 constexpr uint32_t kMostInOneRead = 1u << 20;
 
 }  // namespace
 
-// After negotiation: what is beyond a connection's plain stream. An explicit SMBDIRECT socket is taken at its word.
+// After negotiation: what is beyond a connection's plain stream. An explicit SMBDIRECT socket is taken at its
+// word.
 void Driver::prepare_channels() {
     if (face_ != 6) return;
     const auto& settings = *context_.settings;
@@ -104,8 +106,11 @@ bool Driver::judge_message(std::span<const std::byte> start) {
     if (!own_kind_ || context_.settings->channels == ChannelUse::on) note_unused(start, arriving_length_);
     if (!server_channels_) return true;
     switch (server_channels_->look_at_request(start, arriving_length_)) {
-        case smb2::ServerChannels::Look::pass: break;
-        case smb2::ServerChannels::Look::whole: assembly_ = Assembly::whole; break;
+        case smb2::ServerChannels::Look::pass:
+            break;
+        case smb2::ServerChannels::Look::whole:
+            assembly_ = Assembly::whole;
+            break;
         case smb2::ServerChannels::Look::oversized:
             assembly_ = Assembly::guarded;
             compound_guard_.begin();
@@ -164,7 +169,8 @@ bool Driver::take_client_reply(std::span<const std::byte> start, bool* taken) {
     ++context_.counters->channel_reads;
     context_.counters->channel_bytes_read += look->amount;
     Inbound message;
-    const uint32_t begin = extent_offset(look->cookie) + kHeaderRoom - static_cast<uint32_t>(look->header.size());
+    const uint32_t begin =
+        extent_offset(look->cookie) + kHeaderRoom - static_cast<uint32_t>(look->header.size());
     std::memcpy(view_.receive_area() + begin, look->header.data(), look->header.size());
     const uint32_t length = static_cast<uint32_t>(look->header.size()) + look->amount;
     message.descriptor = {begin, length, length, session::message_start};
@@ -178,8 +184,9 @@ bool Driver::take_client_reply(std::span<const std::byte> start, bool* taken) {
 
 void Driver::enqueue_slot(uint32_t slot, const connection::Delivery& delivery) {
     Inbound message;
-    message.descriptor = {slot * slot_size_ + delivery.slot_offset, delivery.length, delivery.message_length,
-                          delivery.first_fragment && gathered_.empty() ? uint32_t{session::message_start} : 0};
+    message.descriptor = {
+        slot * slot_size_ + delivery.slot_offset, delivery.length, delivery.message_length,
+        delivery.first_fragment && gathered_.empty() ? uint32_t{session::message_start} : 0};
     if (assembly_ == Assembly::whole) message.descriptor.flags = session::message_start;
     message.block = slot;
     deliver(std::move(message));
@@ -318,7 +325,8 @@ void Driver::publish(const Inbound& message) {
 // ---------------------------------------------------------------- beside
 
 void Driver::note_unused(std::span<const std::byte> start, uint32_t length) {
-    const auto& negotiated = server_channels_ ? server_channels_->negotiated() : client_channels_->negotiated();
+    const auto& negotiated =
+        server_channels_ ? server_channels_->negotiated() : client_channels_->negotiated();
     const smb2::Unused why = smb2::why_unused(start, length, negotiated);
     const auto bit = static_cast<uint8_t>(1u << static_cast<unsigned>(why));
     if (why == smb2::Unused::none || (unused_noted_ & bit)) return;
@@ -331,7 +339,8 @@ void Driver::note_unused(std::span<const std::byte> start, uint32_t length) {
 
 // What nobody has used for a while goes back, pinned pages first.
 void Driver::drop_idle_extents() {
-    if (std::exchange(extents_used_since_sweep_, false) || !extents_.empty() || !extent_area_.is_ready()) return;
+    if (std::exchange(extents_used_since_sweep_, false) || !extents_.empty() || !extent_area_.is_ready())
+        return;
     const bool dropped = extent_area_.drop_unused([](uint32_t, uint32_t) { return false; });
     if (dropped) madvise(view_.receive_area() + extent_base_, extents_.largest(), MADV_REMOVE);
     if (endpoint_) rewritten_.drop_if_empty(*endpoint_);

@@ -1,5 +1,6 @@
-// Messages of the program that do not go to the peer as they are: replies whose data go by RDMA Write, and requests
-// that become requests for an RDMA channel (DESIGN D6). The rest of a message's way is in driver_send.cpp.
+// Messages of the program that do not go to the peer as they are: replies whose data go by RDMA Write, and
+// requests that become requests for an RDMA channel (DESIGN D6). The rest of a message's way is in
+// driver_send.cpp.
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -87,13 +88,14 @@ bool Driver::walk_reply() {
             case Kind::push:
                 if (part < std::min(step.length, kPushAtLeast) || !push(part)) return false;
                 break;
-            case Kind::done: return announce_rewritten(channels.reply(), channels.reply_token());
+            case Kind::done:
+                return announce_rewritten(channels.reply(), channels.reply_token());
         }
     }
 }
 
-// One RDMA Write out of the program's ring, of at most `length` bytes. The data are there before the Send that
-// follows is delivered (IB 9.5 ordering; RFC 5040 5.5), so nobody waits for the completion.
+// One RDMA Write out of the program's ring, of at most `length` bytes. The data are there before the Send
+// that follows is delivered (IB 9.5 ordering; RFC 5040 5.5), so nobody waits for the completion.
 bool Driver::push(uint32_t length) {
     if (!has_room_for_work(kSendsKept)) return false;
     const uint32_t size = context_.settings->geometry.transmit_size;
@@ -155,7 +157,8 @@ bool Driver::start_client_transfer() {
     for (uint32_t done = 0; done < client_amount_; done += buffer.back().length)
         buffer.push_back(extent_area_.remote_piece(Extents::offset_of(client_extent_) + kHeaderRoom + done,
                                                    client_amount_ - done));
-    if (!rewritten_.has_room(wire::smb2::kRequestSize + buffer.size() * smb2::Descriptor::kSize)) return false;
+    if (!rewritten_.has_room(wire::smb2::kRequestSize + buffer.size() * smb2::Descriptor::kSize))
+        return false;
     const auto start = std::span(look_).first(look_length_);
     if (context_.trace->active()) trace_client_channel(buffer);
     if (stage_ == Stage::channel_write) {
@@ -166,8 +169,8 @@ bool Driver::start_client_transfer() {
     return announce_rewritten(client_channels_->build_request(start, buffer, client_extent_), std::nullopt);
 }
 
-// The payload of a WRITE leaves the ring: it has to lie still until the final reply, and a large one would leave no
-// room for anything else there. True: all of it is copied.
+// The payload of a WRITE leaves the ring: it has to lie still until the final reply, and a large one would
+// leave no room for anything else there. True: all of it is copied.
 bool Driver::gather_client_write() {
     const uint64_t begin = message_start_ + wire::smb2::kRequestSize;
     std::byte* to = view_.receive_area() + extent_offset(client_extent_) + kHeaderRoom;

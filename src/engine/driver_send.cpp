@@ -100,13 +100,17 @@ bool Driver::announce_next() {
     // Of its header alone nothing is there yet.
     if (transmit_registered_ < message_start_) return false;
     switch (stage_) {
-        case Stage::look: return look_at_message();
-        case Stage::reply: return walk_reply();
+        case Stage::look:
+            return look_at_message();
+        case Stage::reply:
+            return walk_reply();
         case Stage::channel_read:
-        case Stage::channel_write: return start_client_transfer();
+        case Stage::channel_write:
+            return start_client_transfer();
         case Stage::none:
         case Stage::stream:
-        case Stage::rewritten: break;
+        case Stage::rewritten:
+            break;
     }
     return false;
 }

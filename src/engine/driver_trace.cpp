@@ -59,21 +59,24 @@ void Driver::trace_sent(const connection::OutgoingMessage& m) {
 void Driver::trace_channel(const smb2::TranslatedRequest& m) {
     uint64_t fetched = 0;
     for (const auto& fetch : m.fetches) fetched += fetch.length;
-    context_.trace->write(
-        id_, fmt::format("channel: READ={} WRITE={} to_fetch={} descriptors={} refused={}{}{}", m.reads, m.writes,
-                         fetched, m.sources.size(), m.refused, m.refused ? ", since " : "",
-                         m.refused ? m.refusal : ""),
-        m.refused != 0);
+    context_.trace->write(id_,
+                          fmt::format("channel: READ={} WRITE={} to_fetch={} descriptors={} refused={}{}{}",
+                                      m.reads, m.writes, fetched, m.sources.size(), m.refused,
+                                      m.refused ? ", since " : "", m.refused ? m.refusal : ""),
+                          m.refused != 0);
 }
 
 void Driver::trace_unused(smb2::Unused why) {
     static constexpr std::array<const char*, smb2::kUnusedReasons> kRemedies = {
         "",
-        "the session is signed: unless signing is required (server signing = auto or disabled; for a client, client "
+        "the session is signed: unless signing is required (server signing = auto or disabled; for a client, "
+        "client "
         "signing = auto; for cifs.ko, no sign and no sec=...i), they would go by RDMA",
-        "the session or share is encrypted: without (smb encrypt = off or auto; for cifs.ko, no seal), they would go by "
+        "the session or share is encrypted: without (smb encrypt = off or auto; for cifs.ko, no seal), they "
+        "would go by "
         "RDMA",
-        "the dialect is below 3.0: with SMB3 (server max protocol, client max protocol; for cifs.ko, vers=3.1.1), they "
+        "the dialect is below 3.0: with SMB3 (server max protocol, client max protocol; for cifs.ko, "
+        "vers=3.1.1), they "
         "would go by RDMA",
     };
     context_.trace->write(id_, fmt::format("channel: large transfers go inline, since {}",
@@ -81,8 +84,8 @@ void Driver::trace_unused(smb2::Unused why) {
 }
 
 void Driver::trace_rdma(const char* what, const smb2::Descriptor& remote) {
-    context_.trace->write(id_, fmt::format("channel: {} length={} token=0x{:08x} offset=0x{:x}", what, remote.length,
-                                           remote.token, remote.offset));
+    context_.trace->write(id_, fmt::format("channel: {} length={} token=0x{:08x} offset=0x{:x}", what,
+                                           remote.length, remote.token, remote.offset));
 }
 
 void Driver::trace_client_channel(std::span<const smb2::Descriptor> buffer) {

@@ -24,7 +24,7 @@ class RegisteredArea {
     uint32_t end_of_unit(uint32_t offset) const { return std::min((unit_of(offset) + 1) * unit_, size_); }
     bool is_registered(uint32_t offset) const { return regions_[unit_of(offset)].handle != 0; }
 
-    Result<void> require(uint32_t offset);  // the unit of this byte
+    Result<void> require(uint32_t offset);                   // the unit of this byte
     Result<void> require(uint32_t offset, uint32_t length);  // all units of this range
     void drop(uint32_t unit);
     // Deregisters every unit for which `in_use(first byte, end)` is false; whether there was one.

@@ -19,13 +19,15 @@ void Negotiated::learn(std::span<const std::byte> start) {
 }
 
 Unused why_unused(std::span<const std::byte> start, uint32_t length, const Negotiated& negotiated) {
-    if (protocol_id(start) == kTransformId) return length >= kChannelThreshold ? Unused::encryption : Unused::none;
+    if (protocol_id(start) == kTransformId)
+        return length >= kChannelThreshold ? Unused::encryption : Unused::none;
     const auto header = parse_header(start);
     if (!header || (header->flags & server_to_redirector) ||
         (header->command != Command::read && header->command != Command::write))
         return Unused::none;
     const auto transfer = parse_transfer(start, header->command);
-    if (!transfer || transfer->channel != Channel::none || transfer->length < kChannelThreshold) return Unused::none;
+    if (!transfer || transfer->channel != Channel::none || transfer->length < kChannelThreshold)
+        return Unused::none;
     if (header->flags & is_signed) return Unused::signing;
     return negotiated.is_version_3() ? Unused::none : Unused::dialect;
 }

@@ -1,5 +1,5 @@
-// What both sides have in common: what the connection's NEGOTIATE settled, and why channels are not used where
-// they could be.
+// What both sides have in common: what the connection's NEGOTIATE settled, and why channels are not used
+// where they could be.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,9 @@ struct Negotiated {
     uint16_t dialect = 0;  // 0: not known yet
     uint32_t max_read_size = 0, max_write_size = 0;
 
-    bool is_version_3() const { return dialect >= wire::smb2::kDialect300 && dialect != wire::smb2::kDialectWildcard; }
+    bool is_version_3() const {
+        return dialect >= wire::smb2::kDialect300 && dialect != wire::smb2::kDialectWildcard;
+    }
     // Looks at a reply of the server.
     void learn(std::span<const std::byte> start);
 };
@@ -25,8 +27,8 @@ struct Negotiated {
 enum class Unused : uint8_t { none, signing, encryption, dialect };
 constexpr size_t kUnusedReasons = 4;
 
-// Of a message that is passed on as it is: a READ or WRITE request that a channel could have served, or anything large
-// that is encrypted.
+// Of a message that is passed on as it is: a READ or WRITE request that a channel could have served, or
+// anything large that is encrypted.
 Unused why_unused(std::span<const std::byte> start, uint32_t length, const Negotiated&);
 
 }  // namespace smbdirect::smb2

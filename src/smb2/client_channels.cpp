@@ -6,7 +6,8 @@ namespace smbdirect::smb2 {
 
 using namespace wire::smb2;
 
-ClientChannels::ClientChannels(const ClientLimits& limits) : limits_(limits), outstanding_(limits.max_requests, 0) {
+ClientChannels::ClientChannels(const ClientLimits& limits)
+    : limits_(limits), outstanding_(limits.max_requests, 0) {
     request_.reserve(kRequestSize + limits.max_descriptors * Descriptor::kSize);
 }
 
@@ -26,18 +27,20 @@ Result<ClientChannels::RequestLook> ClientChannels::look_at_request(std::span<co
     const uint32_t amount = transfer->length;
     // A reply that we could not take inline ends the connection, so the request must not go out like this.
     const bool must = too_long || (!write && uint64_t{amount} + kReadReplySize > limits_.max_message_in);
-    const bool fits = limits_.allowed && header->next_command == 0 &&
-                      !(header->flags & (is_signed | related_operations)) && transfer->channel == Channel::none &&
-                      negotiated_.is_version_3() && amount <= limits_.max_transfer &&
-                      (!write || (transfer->data_offset == kRequestSize && length - kRequestSize == amount)) &&
-                      outstanding_.has_room(0) && amount != 0;
-    if (fits && (must || amount >= limits_.threshold)) return RequestLook{write ? Kind::write : Kind::read, amount};
+    const bool fits =
+        limits_.allowed && header->next_command == 0 && !(header->flags & (is_signed | related_operations)) &&
+        transfer->channel == Channel::none && negotiated_.is_version_3() && amount <= limits_.max_transfer &&
+        (!write || (transfer->data_offset == kRequestSize && length - kRequestSize == amount)) &&
+        outstanding_.has_room(0) && amount != 0;
+    if (fits && (must || amount >= limits_.threshold))
+        return RequestLook{write ? Kind::write : Kind::read, amount};
     if (must) return fail(Reason::channel_needed, EMSGSIZE);
     return pass();
 }
 
 std::span<const std::byte> ClientChannels::build_request(std::span<const std::byte> start,
-                                                         std::span<const Descriptor> buffer, uint32_t cookie) {
+                                                         std::span<const Descriptor> buffer,
+                                                         uint32_t cookie) {
     const auto header = parse_header(start);
     const auto inlined = parse_transfer(start, header->command);
     const size_t count = std::min<size_t>(buffer.size(), limits_.max_descriptors);
@@ -55,8 +58,8 @@ std::span<const std::byte> ClientChannels::build_request(std::span<const std::by
     std::copy_n(start.begin(), kRequestSize, request_.begin());
     set_transfer(request_, transfer);
     for (size_t i = 0; i < count; ++i)
-        wire::build(buffer[i], std::span<std::byte, Descriptor::kSize>(&request_[kRequestSize + i * Descriptor::kSize],
-                                                                       Descriptor::kSize));
+        wire::build(buffer[i], std::span<std::byte, Descriptor::kSize>(
+                                   &request_[kRequestSize + i * Descriptor::kSize], Descriptor::kSize));
 
     Request request;
     request.message_id = header->message_id;
@@ -67,7 +70,8 @@ std::span<const std::byte> ClientChannels::build_request(std::span<const std::by
     return request_;
 }
 
-Result<ClientChannels::ReplyLook> ClientChannels::look_at_reply(std::span<const std::byte> start, uint32_t length) {
+Result<ClientChannels::ReplyLook> ClientChannels::look_at_reply(std::span<const std::byte> start,
+                                                                uint32_t length) {
     using Kind = ReplyLook::Kind;
     negotiated_.learn(start);
     if (outstanding_.empty()) return ReplyLook{};

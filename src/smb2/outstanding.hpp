@@ -15,11 +15,12 @@ namespace smbdirect::smb2 {
 struct Request {
     uint64_t message_id = 0;
     wire::smb2::Command command = wire::smb2::Command::read;
-    bool refused = false;      // the program was made to refuse it: its reply carries no data
+    bool refused = false;  // the program was made to refuse it: its reply carries no data
     bool in_compound = false;
-    uint32_t length = 0;       // bytes that it moves
-    std::optional<uint32_t> token;  // to be invalidated with the final reply
-    uint32_t cookie = 0;            // the owner's
+    uint64_t compound_first = 0, compound_last = 0;  // MessageIds of that compound
+    uint32_t length = 0;                             // bytes that it moves
+    std::optional<uint32_t> token;                   // to be invalidated with the final reply
+    uint32_t cookie = 0;                             // the owner's
     uint32_t first_descriptor = 0, descriptors = 0;  // READ: where the data goes, in the table's pool
 };
 
@@ -48,11 +49,22 @@ class Outstanding {
         requests_.push_back(request);
     }
 
-    // Few are outstanding at a time, and a scan of thousands is a matter of microseconds for the one who caused it.
+    // Few are outstanding at a time, and a scan of thousands is a matter of microseconds for the one who
+    // caused it.
     Request* find(uint64_t message_id) {
         for (auto& request : requests_)
             if (request.message_id == message_id) return &request;
         return nullptr;
+    }
+    // Whether an element of a reply with this MessageId can belong to a compound with a translated request in
+    // it.
+    bool has_compound_with(uint64_t message_id) const {
+        if (in_compound_ == 0) return false;
+        for (const auto& request : requests_)
+            if (request.in_compound && message_id >= request.compound_first &&
+                message_id <= request.compound_last)
+                return true;
+        return false;
     }
     std::span<const Descriptor> destination(const Request& request) const {
         return {pool_.data() + request.first_descriptor, request.descriptors};

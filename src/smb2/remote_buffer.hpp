@@ -18,7 +18,8 @@ class RemoteCursor {
     RemoteCursor() = default;
     explicit RemoteCursor(std::span<const Descriptor> list) : list_(list) {}
 
-    // The next piece within one descriptor, of at most `most` bytes; nothing at the end. take() moves behind it.
+    // The next piece within one descriptor, of at most `most` bytes; nothing at the end. take() moves behind
+    // it.
     std::optional<Descriptor> next(uint32_t most) {
         while (index_ < list_.size() && done_ == list_[index_].length) {
             ++index_;

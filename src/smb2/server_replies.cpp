@@ -27,7 +27,7 @@ ServerChannels::ReplyLook ServerChannels::look_at_reply(std::span<const std::byt
     if (!header) return {};
     if (header->next_command != 0) {
         // A compound is answered by compounds, one or several; whatever is in them is found on the way.
-        if (!outstanding_.any_in_compound()) return {};
+        if (!outstanding_.has_compound_with(header->message_id)) return {};
         begin_walk(length);
         return {true, std::nullopt};
     }
@@ -65,14 +65,16 @@ void ServerChannels::begin_reply_element() {
     const size_t start = (reply_.size() + 7) & ~size_t{7};
     reply_.resize(start);
     if (reply_element_)
-        set_next_command(std::span(reply_).subspan(*reply_element_), static_cast<uint32_t>(start) - *reply_element_);
+        set_next_command(std::span(reply_).subspan(*reply_element_),
+                         static_cast<uint32_t>(start) - *reply_element_);
     reply_element_ = static_cast<uint32_t>(start);
 }
 
 Result<void> ServerChannels::take_look(std::span<const std::byte> bytes) {
     const auto header = parse_header(bytes);
     const uint32_t left = walk_length_ - position_;
-    if (!header || (header->next_command != 0 && (header->next_command < kHeaderSize || header->next_command > left)))
+    if (!header ||
+        (header->next_command != 0 && (header->next_command < kHeaderSize || header->next_command > left)))
         return fail(Reason::channel_reply, ECONNRESET);
     const uint32_t length = header->next_command ? header->next_command : left;
     begin_reply_element();
@@ -91,7 +93,8 @@ Result<void> ServerChannels::take_look(std::span<const std::byte> bytes) {
     return {};
 }
 
-Result<void> ServerChannels::begin_push(std::span<const std::byte> bytes, uint32_t length, const Request& request) {
+Result<void> ServerChannels::begin_push(std::span<const std::byte> bytes, uint32_t length,
+                                        const Request& request) {
     const auto found = parse_read_reply(bytes);
     if (!found || found->structure_size != kReplyStructureSize || found->data_offset < kReadReplySize ||
         uint64_t{found->data_offset} + found->data_length > length || found->data_length > request.length)

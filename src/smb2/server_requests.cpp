@@ -40,7 +40,8 @@ uint32_t ServerChannels::Element::amount() const {
 // The Buffer Descriptors, if they lie where they may [MS-SMB2] 2.2.19, 2.2.21.
 std::optional<std::span<const std::byte>> ServerChannels::Element::channel_info() const {
     const size_t offset = transfer->channel_info_offset, length = transfer->channel_info_length;
-    if (offset < kRequestSize || length == 0 || length % Descriptor::kSize != 0 || offset + length > bytes.size())
+    if (offset < kRequestSize || length == 0 || length % Descriptor::kSize != 0 ||
+        offset + length > bytes.size())
         return std::nullopt;
     return bytes.subspan(offset, length);
 }
@@ -61,7 +62,8 @@ bool ServerChannels::for_each_element(std::span<const std::byte> message, const 
     }
 }
 
-ServerChannels::Look ServerChannels::look_at_request(std::span<const std::byte> start, uint32_t length) const {
+ServerChannels::Look ServerChannels::look_at_request(std::span<const std::byte> start,
+                                                     uint32_t length) const {
     const auto header = parse_header(start);
     if (!header) return Look::pass;
     if (header->next_command == 0) {
@@ -123,9 +125,13 @@ std::optional<uint32_t> ServerChannels::token_of(const Element& element) const {
 }
 
 Result<const TranslatedRequest*> ServerChannels::translate(std::span<const std::byte> message) {
-    bool any = false, signed_read = false, all_refused_anyway = true, compound = false;
+    bool any = false, signed_read = false, all_refused_anyway = true;
+    in_compound_ = false;
+    compound_first_ = UINT64_MAX, compound_last_ = 0;
     const bool whole = for_each_element(message, [&](const Element& element) {
-        compound |= element.header.next_command != 0;
+        in_compound_ |= element.header.next_command != 0;
+        compound_first_ = std::min(compound_first_, element.header.message_id);
+        compound_last_ = std::max(compound_last_, element.header.message_id);
         if (!element.has_channel()) return;
         any = true;
         if (!(element.header.flags & is_signed)) return void(all_refused_anyway = false);
@@ -151,7 +157,7 @@ Result<const TranslatedRequest*> ServerChannels::translate(std::span<const std::
         last_start_ = static_cast<uint32_t>(translated_.bytes.size());
         last_position_ = translated_.length;
         if (element.has_channel() && !(element.header.flags & is_signed))
-            append_transfer(element, compound);
+            append_transfer(element);
         else
             append(element);
     });
@@ -164,7 +170,7 @@ void ServerChannels::append(const Element& element) {
     translated_.length += static_cast<uint32_t>(element.bytes.size());
 }
 
-void ServerChannels::append_transfer(const Element& element, bool in_compound) {
+void ServerChannels::append_transfer(const Element& element) {
     const char* refusal = refusal_of(element);
     const bool refused = *refusal != '\0', write = element.transfer->write;
     const uint32_t amount = element.amount();
@@ -194,22 +200,24 @@ void ServerChannels::append_transfer(const Element& element, bool in_compound) {
         const auto first = static_cast<uint32_t>(translated_.sources.size());
         for (size_t at = 0; at < info.size(); at += Descriptor::kSize)
             translated_.sources.push_back(*wire::parse_buffer_descriptor(info.subspan(at)));
-        translated_.fetches.push_back({translated_.length, amount, first,
-                                       static_cast<uint32_t>(translated_.sources.size()) - first});
+        translated_.fetches.push_back(
+            {translated_.length, amount, first, static_cast<uint32_t>(translated_.sources.size()) - first});
         translated_.length += amount;
     } else {
         ++translated_.reads;
     }
-    remember(element, in_compound, refused);
+    remember(element, refused);
 }
 
 // The reply needs to be known again, to answer it in kind or to invalidate the client's key.
-void ServerChannels::remember(const Element& element, bool in_compound, bool refused) {
+void ServerChannels::remember(const Element& element, bool refused) {
     Request request;
     request.message_id = element.header.message_id;
     request.command = element.header.command;
     request.refused = refused;
-    request.in_compound = in_compound;
+    request.in_compound = in_compound_;
+    request.compound_first = compound_first_;
+    request.compound_last = compound_last_;
     request.length = element.amount();
     request.token = token_of(element);
     if (refused && !request.token) return;

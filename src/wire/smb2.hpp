@@ -37,9 +37,9 @@ constexpr uint32_t kStatusPending = 0x00000103;
 constexpr uint32_t kStatusBufferOverflow = 0x80000005;
 
 constexpr size_t kHeaderSize = 64;
-constexpr size_t kRequestSize = 112;        // header and fixed part of READ and of WRITE requests alike
-constexpr size_t kReadRequestSize = 113;    // with the one byte that the buffer of a READ has at least
-constexpr size_t kReadReplySize = 80;       // header and fixed part; data follows at DataOffset
+constexpr size_t kRequestSize = 112;      // header and fixed part of READ and of WRITE requests alike
+constexpr size_t kReadRequestSize = 113;  // with the one byte that the buffer of a READ has at least
+constexpr size_t kReadReplySize = 80;     // header and fixed part; data follows at DataOffset
 constexpr size_t kNegotiateReplySize = 128;
 constexpr uint16_t kReplyStructureSize = 17;  // of READ and WRITE responses [MS-SMB2] 2.2.20, 2.2.22
 
