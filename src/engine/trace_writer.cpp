@@ -138,7 +138,6 @@ Result<int> TraceWriter::open(int pid, std::string_view program, std::string_vie
     if (!memfd) return memfd;
     if (auto old = files_.find(pid); old != files_.end()) {
         old->second->drain();
-        std::erase_if(by_connection_, [&](const auto& entry) { return entry.second == old->second.get(); });
     }
     files_[pid] = std::move(file);
     arm();
@@ -146,15 +145,16 @@ Result<int> TraceWriter::open(int pid, std::string_view program, std::string_vie
 }
 
 TraceFile* TraceWriter::of_connection(uint64_t connection_id) const {
-    auto it = by_connection_.find(connection_id);
-    return it == by_connection_.end() ? nullptr : it->second;
+    auto bound = by_connection_.find(connection_id);
+    if (bound == by_connection_.end()) return nullptr;
+    auto file = files_.find(bound->second);
+    return file == files_.end() ? nullptr : file->second.get();
 }
 
 void TraceWriter::forget_connection(uint64_t connection_id) { by_connection_.erase(connection_id); }
 
 void TraceWriter::bind_connection(uint64_t connection_id, int pid) {
-    if (auto file = files_.find(pid); file != files_.end())
-        by_connection_[connection_id] = file->second.get();
+    by_connection_[connection_id] = pid;
 }
 
 void TraceWriter::write(uint64_t connection_id, std::string_view line, bool error) {
@@ -169,8 +169,7 @@ void TraceWriter::drain() {
             ++it;
             continue;
         }
-        TraceFile* gone = it->second.get();
-        std::erase_if(by_connection_, [gone](const auto& entry) { return entry.second == gone; });
+        std::erase_if(by_connection_, [pid = it->first](const auto& entry) { return entry.second == pid; });
         it = files_.erase(it);
     }
 }

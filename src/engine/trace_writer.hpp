@@ -41,7 +41,8 @@ class TraceWriter {
     uint64_t* dropped_;
     uint64_t timer_ = 0;
     std::unordered_map<int, std::unique_ptr<TraceFile>> files_;  // by pid
-    std::unordered_map<uint64_t, TraceFile*> by_connection_;
+    // The process, which may begin to trace after it has connected.
+    std::unordered_map<uint64_t, int> by_connection_;
 };
 
 }  // namespace smbdirect::engine
