@@ -12,6 +12,7 @@
 #include "session/readiness.hpp"
 #include "swap.hpp"
 #include "trace.hpp"
+#include "user_memory.hpp"
 #include "wait.hpp"
 
 namespace smbdirect::preload {
@@ -135,8 +136,9 @@ int accept_only(Attachment& listener, int fd, sockaddr* address, socklen_t* leng
 }  // namespace
 
 int show_address(const sockaddr_storage& from, socklen_t size, sockaddr* address, socklen_t* length) {
-    if (!length) return fail_with(EFAULT);
+    if (!can_write(length, sizeof *length)) return fail_with(EFAULT);
     if (static_cast<int>(*length) < 0) return fail_with(EINVAL);
+    if (!can_write(address, *length < size ? *length : size)) return fail_with(EFAULT);
     std::memcpy(address, &from, *length < size ? *length : size);
     *length = size;
     return 0;

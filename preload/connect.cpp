@@ -17,6 +17,7 @@
 #include "session/readiness.hpp"
 #include "swap.hpp"
 #include "trace.hpp"
+#include "user_memory.hpp"
 #include "wait.hpp"
 
 namespace smbdirect::preload {
@@ -301,7 +302,7 @@ bool is_fresh_tcp(int fd) {
 
 bool convert_at_connect(int fd, const sockaddr* address, socklen_t length, int* result) {
     Wish wish;
-    if (!endpoint_of(address, length, &wish.remote)) return false;
+    if (!can_read(address, length) || !endpoint_of(address, length, &wish.remote)) return false;
     if (netbios_is_refused(wish.remote) && is_fresh_tcp(fd)) {
         trace_outcome(wish, fd, 0, "refused", Reason::netbios_port_refused, ECONNREFUSED);
         *result = fail_with(ECONNREFUSED);
@@ -329,6 +330,7 @@ int connect_ours(Attachment& attachment, int fd, const sockaddr* address, sockle
             break;
     }
     if (!address || length < sizeof(sa_family_t)) return fail_with(EINVAL);
+    if (!can_read(address, length)) return fail_with(EFAULT);
     if (address->sa_family == AF_UNSPEC && !attachment.explicit_face())
         return revert_to_tcp(attachment, fd) ? 0 : -1;
     return connect_again(attachment, fd, address, length);
@@ -336,7 +338,7 @@ int connect_ours(Attachment& attachment, int fd, const sockaddr* address, sockle
 
 bool fast_open_is_refused(const sockaddr* address, socklen_t length) {
     Endpoint remote;
-    if (!endpoint_of(address, length, &remote)) return false;
+    if (!can_read(address, length) || !endpoint_of(address, length, &remote)) return false;
     return rule_for_connect(remote) || netbios_is_refused(remote);
 }
 

@@ -13,6 +13,7 @@
 #include "real.hpp"
 #include "session/readiness.hpp"
 #include "smbdirect/smbdirect.h"
+#include "user_memory.hpp"
 #include "wait.hpp"
 
 namespace smbdirect::preload {
@@ -40,10 +41,20 @@ ssize_t after_failed_connect(Attachment& attachment, int fd, bool sending, int f
 
 // ---- receive
 
+// A buffer that cannot be written to matters only where there is something to put there.
+StreamResult nowhere_to_put_it(Attachment& attachment, int fd) {
+    char byte;
+    const iovec aside{&byte, 1};
+    const StreamResult result = session::stream_receive(attachment.view, fd, &aside, 1, true);
+    return result.bytes ? StreamResult{0, EFAULT, false} : result;
+}
+
 StreamResult look(Attachment& attachment, int fd, const IovCursor& cursor, int flags) {
     if (flags & MSG_TRUNC)
         return session::stream_discard(attachment.view, fd, cursor.total() - cursor.done());
     const auto window = cursor.window();
+    if (!can_write_all(window.iov, window.count)) [[unlikely]]
+        return nowhere_to_put_it(attachment, fd);
     return session::stream_receive(attachment.view, fd, window.iov, window.count, flags & MSG_PEEK);
 }
 
@@ -59,6 +70,12 @@ ssize_t receive_nothing(Attachment& attachment, int fd, int flags) {
         if (is_nonblocking(fd, flags)) return fail_with(EAGAIN);
         if (const int error = wait_readable(attachment, fd)) return fail_with(error);
     }
+}
+
+// SO_RCVLOWAT, of which poll() knows nothing here.
+size_t least_wanted(Attachment& attachment, size_t asked) {
+    const int32_t mark = attachment.socket_options().receive_low_water;
+    return std::min(asked, static_cast<size_t>(std::max(mark, 1)));
 }
 
 int unsupported_receive_flags(const Attachment& attachment, int flags) {
@@ -78,9 +95,10 @@ ssize_t end_of_stream(const Attachment& attachment) {
 // 3).
 int check_message(const Attachment& attachment, const IovCursor& cursor) {
     if (cursor.total() <= kHeader) return EINVAL;
+    const auto window = cursor.window();
+    if (!can_read_all(window.iov, window.count)) return EFAULT;
     uint32_t length = 0;
     size_t have = 0;
-    const auto window = cursor.window();
     for (int i = 0; i < window.count && have < kHeader; ++i) {
         const size_t part = std::min(window.iov[i].iov_len, kHeader - have);
         std::memcpy(reinterpret_cast<char*>(&length) + have, window.iov[i].iov_base, part);
@@ -102,6 +120,8 @@ StreamResult put_message(Attachment& attachment, int fd, const iovec* iov, size_
 
 StreamResult put_bytes(Attachment& attachment, int fd, const IovCursor& cursor) {
     const auto window = cursor.window();
+    if (!can_read_all(window.iov, window.count)) [[unlikely]]
+        return {0, EFAULT, false};
     auto result = session::stream_send(attachment.view, fd, window.iov, window.count);
     // Several windows: only the ring being full ends the call.
     if (!result.error && result.bytes < window.bytes) result.error = EAGAIN;
@@ -121,8 +141,9 @@ ssize_t receive(Attachment& attachment, int fd, const iovec* iov, size_t count, 
     auto& memory = attachment.memory();
     IovCursor cursor(iov, count);
     if (cursor.total() == 0) return flags & kPlainRead ? 0 : receive_nothing(attachment, fd, flags);
-    // An explicit socket waits for all that was asked for.
+    // A blocking call is content with so much; an explicit socket waits for all that was asked for.
     const bool all = (flags & MSG_WAITALL || attachment.explicit_face()) && !(flags & MSG_PEEK);
+    const size_t enough = all ? cursor.total() : least_wanted(attachment, cursor.total());
     for (;;) {
         const ConnectionState state = session::stream_state(attachment.view, fd);
         if (state == ConnectionState::failed) return after_failed_connect(attachment, fd, false, flags);
@@ -132,17 +153,13 @@ ssize_t receive(Attachment& attachment, int fd, const iovec* iov, size_t count, 
         if (result.bytes) {
             if (flags & MSG_PEEK) return static_cast<ssize_t>(result.bytes);
             const size_t asked = flags & MSG_TRUNC ? cursor.total() - cursor.done() : cursor.window().bytes;
-            if (flags & MSG_TRUNC) {
-                if (!all || result.bytes == asked) return static_cast<ssize_t>(result.bytes);
-            }
             cursor.advance(result.bytes);
             if (cursor.done() == cursor.total()) return static_cast<ssize_t>(cursor.done());
-            if (result.bytes == asked) continue;  // the next window
-            if (!all) return static_cast<ssize_t>(cursor.done());
-            continue;
+            if (result.bytes == asked || cursor.done() < enough) continue;  // the next window, or a wait
+            return static_cast<ssize_t>(cursor.done());
         }
         const auto done = static_cast<ssize_t>(cursor.done());
-        if (done && (!all || result.end || result.error != EAGAIN)) return done;
+        if (done && (cursor.done() >= enough || result.end || result.error != EAGAIN)) return done;
         if (result.end) return end_of_stream(attachment);
         if (result.error != EAGAIN) return report(attachment, result.error, MSG_NOSIGNAL);
         if (memory.shutdown.load() & session::shutdown_read) return done ? done : end_of_stream(attachment);

@@ -12,6 +12,7 @@
 #include "real.hpp"
 #include "recognise.hpp"
 #include "trace.hpp"
+#include "user_memory.hpp"
 
 extern "C" void __chk_fail() __attribute__((noreturn));
 
@@ -36,6 +37,7 @@ ssize_t receive_traced(const char* name, Attachment& attachment, int fd, const i
                        int flags) {
     if (!is_connection(attachment)) return not_connected();
     if (count > IOV_MAX) return errno = EINVAL, -1;
+    if (!can_read(iov, count * sizeof *iov)) return errno = EFAULT, -1;
     const ssize_t result = receive(attachment, fd, iov, count, flags);
     if (tracing()) [[unlikely]]
         trace_call(name, attachment, fd, sum(iov, count), result);
@@ -46,6 +48,7 @@ ssize_t transmit_traced(const char* name, Attachment& attachment, int fd, const 
                         int flags) {
     if (!is_connection(attachment)) return not_connected();
     if (count > IOV_MAX) return errno = EMSGSIZE, -1;
+    if (!can_read(iov, count * sizeof *iov)) return errno = EFAULT, -1;
     const ssize_t result = transmit(attachment, fd, iov, count, flags);
     if (tracing()) [[unlikely]]
         trace_call(name, attachment, fd, sum(iov, count), result);
@@ -63,6 +66,7 @@ ssize_t transmit_one(const char* name, Attachment& attachment, int fd, const voi
 }
 
 ssize_t receive_message(Attachment& attachment, int fd, msghdr* message, int flags) {
+    if (!can_write(message, sizeof *message)) return errno = EFAULT, -1;
     const ssize_t result = receive_traced("recvmsg", attachment, fd, message->msg_iov, message->msg_iovlen,
                                           flags & ~MSG_CMSG_CLOEXEC);
     if (result >= 0) message->msg_namelen = 0, message->msg_controllen = 0, message->msg_flags = 0;
@@ -75,6 +79,7 @@ int control_refused(const Attachment& attachment, const msghdr* message) {
 }
 
 ssize_t transmit_message(Attachment& attachment, int fd, const msghdr* message, int flags) {
+    if (!can_read(message, sizeof *message)) return errno = EFAULT, -1;
     if (const int error = control_refused(attachment, message)) return errno = error, -1;
     return transmit_traced("sendmsg", attachment, fd, message->msg_iov, message->msg_iovlen, flags);
 }

@@ -1,7 +1,6 @@
 // Interposers of the calls that make, copy and close descriptors.
 #include <fcntl.h>
 #include <netinet/in.h>
-#include <stdio.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -114,17 +113,6 @@ HOOK(int, close, int fd) {
     return result;
 }
 HOOK(int, __close, int fd) { return hook_close(fd); }
-
-// A stream over a number of ours: libc's own close is not seen by anybody.
-HOOK(int, fclose, FILE* stream) {
-    if (stream) {
-        const int saved = errno;
-        const int fd = fileno_unlocked(stream);
-        errno = saved;
-        if (fd >= 0 && fd_table.peek(fd) != unknown) forget(fd);
-    }
-    return real::fclose(stream);
-}
 
 HOOK(int, close_range, unsigned first, unsigned last, int flags) {
     if (!(flags & CLOSE_RANGE_CLOEXEC)) forget_range(first, last);

@@ -13,6 +13,7 @@
 #include "recognise.hpp"
 #include "session/readiness.hpp"
 #include "trace.hpp"
+#include "user_memory.hpp"
 
 namespace smbdirect::preload {
 namespace {
@@ -56,7 +57,7 @@ HOOK(int, getsockopt, int fd, int level, int option, void* value, socklen_t* len
 }
 
 int give(void* argument, uint64_t value) {
-    if (!argument) return errno = EFAULT, -1;
+    if (!can_write(argument, sizeof(int))) return errno = EFAULT, -1;
     constexpr uint64_t kMost = 0x7fffffff;
     *static_cast<int*>(argument) = static_cast<int>(value < kMost ? value : kMost);
     return 0;

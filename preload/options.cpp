@@ -11,6 +11,7 @@
 #include "process.hpp"
 #include "real.hpp"
 #include "session/readiness.hpp"
+#include "user_memory.hpp"
 
 namespace smbdirect::preload {
 namespace {
@@ -88,10 +89,10 @@ int32_t as_kept(int level, int option, int value) {
 int64_t to_microseconds(const timeval& t) { return t.tv_sec * 1'000'000LL + t.tv_usec; }
 
 int copy_out(const void* from, size_t size, void* value, socklen_t* length) {
-    if (!length) return errno = EFAULT, -1;
+    if (!can_write(length, sizeof *length)) return errno = EFAULT, -1;
     if (static_cast<int>(*length) < 0) return errno = EINVAL, -1;
     const size_t copied = std::min<size_t>(*length, size);
-    if (copied && !value) return errno = EFAULT, -1;
+    if (!can_write(value, copied)) return errno = EFAULT, -1;
     std::memcpy(value, from, copied);
     *length = static_cast<socklen_t>(copied);
     return 0;
@@ -288,7 +289,7 @@ int domain_of(Attachment& attachment) {
 int set_option(Attachment& attachment, int fd, int level, int option, const void* value, socklen_t length) {
     if (attachment.explicit_face()) return settings().accept_options ? 0 : (errno = EOPNOTSUPP, -1);
     if (static_cast<int>(length) < 0) return errno = EINVAL, -1;
-    if (length && !value) return errno = EFAULT, -1;
+    if (!can_read(value, length)) return errno = EFAULT, -1;
     if (const Plain* plain = find_plain(level, option)) {
         int wish = 0;
         const bool one_byte = level == IPPROTO_IP && length >= 1 && length < sizeof wish;

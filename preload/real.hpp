@@ -4,8 +4,10 @@
 // system calls answer.
 #pragma once
 
+#include <aio.h>
 #include <dlfcn.h>
 #include <poll.h>
+#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
@@ -15,6 +17,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cstdarg>
 #include <cstddef>
 
 namespace smbdirect::preload {
@@ -74,7 +77,16 @@ void* find_next(const char* name);
     X(int, close, (int fd), (fd), raw(SYS_close, fd))                                                                 \
     X(int, close_range, (unsigned a, unsigned z, int f), (a, z, f), raw(SYS_close_range, a, z, f))                    \
     X(void, closefrom, (int from), (from), (void)raw(SYS_close_range, from, ~0u, 0))                                  \
-    X(int, fclose, (void* stream), (stream), -1)
+    X(int, fclose, (FILE* stream), (stream), -1)                                                                      \
+    X(FILE*, fdopen, (int fd, const char* mode), (fd, mode), nullptr)                                                 \
+    X(int, vdprintf, (int fd, const char* f, va_list a), (fd, f, a), -1)                                              \
+    X(int, __vdprintf_chk, (int fd, int flag, const char* f, va_list a), (fd, flag, f, a), -1)                        \
+    X(int, aio_read, (aiocb* r), (r), -1)                                                                             \
+    X(int, aio_write, (aiocb* r), (r), -1)                                                                            \
+    X(int, aio_read64, (aiocb64* r), (r), -1)                                                                         \
+    X(int, aio_write64, (aiocb64* r), (r), -1)                                                                        \
+    X(int, lio_listio, (int mode, aiocb* const* l, int n, sigevent* e), (mode, l, n, e), -1)                          \
+    X(int, lio_listio64, (int mode, aiocb64* const* l, int n, sigevent* e), (mode, l, n, e), -1)
 // clang-format on
 
 #define SMBDIRECT_REAL(result, name, parameters, arguments, fallback)   \
