@@ -208,8 +208,7 @@ void Driver::turn() {
             break;
         }
         if (mirror_.b() >= 0 && !mirror_.begin_turn(std::exchange(b_has_news_, false))) {
-            ++context_.counters->program_violations;
-            fail({Reason::foreign_data_call, ECONNRESET});
+            fail_by_program(Reason::foreign_data_call);
             break;
         }
         if (!work()) break;
@@ -238,7 +237,10 @@ bool Driver::work() {
     if (view_.memory) {
         look_at_program();
         if (!disconnecting_ && !pump_inbound()) return false;
-        if (std::exchange(sweep_due_, false) && mirror_.b() >= 0) mirror_.nudge_after_dead_owner();
+        if (std::exchange(sweep_due_, false) && mirror_.b() >= 0 && !mirror_.sweep()) {
+            fail_by_program(Reason::foreign_data_call);
+            return false;
+        }
         if (mirror_.b() >= 0) mirror_.announce(slots_.head(), bytes_published_);
     }
     if (!core_ || disconnecting_) return true;
@@ -275,9 +277,7 @@ void Driver::look_at_program() {
     if (mirror_.b() < 0) return;
     uint64_t tail = 0;
     if (!mirror_.read_receive_tail(&tail)) {
-        ++context_.counters->program_violations;
-        fail({Reason::shared_memory_violation, ECONNRESET});
-        return;
+        return fail_by_program(Reason::shared_memory_violation);
     }
     slots_.consumed_up_to(tail, [this](uint32_t block) { extents_.give_back(block - slots_.count()); });
     if (!write_shut_ && (view_.memory->shutdown.load() & session::shutdown_write)) {
@@ -314,6 +314,18 @@ void Driver::fail(Error error) {
     endpoint_->flush();
     endpoint_->disconnect();
     arm_close_timer();
+}
+
+// The program's own calls or its shared memory cannot be trusted: to the peer it is a reset, at once.
+void Driver::fail_by_program(Reason reason) {
+    ++context_.counters->program_violations;
+    if (peer_gone_ || disconnecting_) return end_for_program({reason, ECONNRESET});
+    trace_line("ends", {reason, ECONNRESET});
+    ++(counted_open_ ? context_.counters->connections_reset : context_.counters->connections_failed);
+    disconnecting_ = true;
+    end_for_program({reason, ECONNRESET});
+    endpoint_->abort();
+    peer_gone_ = true;
 }
 
 // Bounds an end that waits for the peer, or for a program to claim what arrived for it. Progress is given

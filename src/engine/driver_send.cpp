@@ -19,8 +19,7 @@ bool Driver::take_program_stream() {
     if (mirror_.b() < 0) return true;
     uint64_t head = 0;
     if (!mirror_.read_transmit_head(&head)) {
-        ++context_.counters->program_violations;
-        fail({Reason::shared_memory_violation, ECONNRESET});
+        fail_by_program(Reason::shared_memory_violation);
         return false;
     }
     transmit_head_ = head;

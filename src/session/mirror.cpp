@@ -103,7 +103,7 @@ bool EngineMirror::begin_turn(bool b_has_news) { return Steps::begin_turn(state_
 bool EngineMirror::end_turn() { return Steps::end_turn(state_); }
 void EngineMirror::announce(uint64_t head, uint64_t bytes) { Steps::announce(state_, head, bytes); }
 void EngineMirror::release(uint64_t transmit_tail) { Steps::release(state_, transmit_tail); }
-void EngineMirror::nudge_after_dead_owner() { Steps::nudge(state_); }
+bool EngineMirror::sweep() { return Steps::sweep(state_); }
 
 bool EngineMirror::read_transmit_head(uint64_t* head) const {
     uint64_t found = state_.view.memory->transmit_head.load(std::memory_order_acquire);

@@ -270,9 +270,18 @@ struct MirrorSteps {
         return (__atomic_load_n(word, __ATOMIC_RELAXED) & FUTEX_OWNER_DIED) != 0;
     }
 
-    static void nudge(State& s) {
+    // A token is counted before it is sent, and taken off the count before it is received: if some are
+    // counted and none is there, somebody received them who does not count.
+    static bool tokens_are_there(State& s) {
+        if (s.ended || s.receive_quiet || s.view.memory->tokens.load(std::memory_order_seq_cst) <= 0)
+            return true;
+        return raw::unread_by_peer(s.b) > 0;
+    }
+
+    static bool sweep(State& s) {
         ConnectionMemory& m = *s.view.memory;
-        if (s.b < 0) return;
+        if (s.b < 0) return true;
+        if (Policy::token_drain == Drain::counted && !tokens_are_there(s)) return false;
         if (!s.ended && !s.receive_quiet && owner_died(m.receive_lock) && !receive_ring_is_empty(s) &&
             m.tokens.load() < kMostTokens)
             send_token(s);  // h0: whoever wakes finds EOWNERDEAD and data
@@ -287,6 +296,7 @@ struct MirrorSteps {
             if (!s.transmit_quiet && owner_died(m.transmit_lock)) empty_b(s);
         }
         s.debt_at_nudge = s.debt;
+        return true;
     }
 };
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -106,6 +107,12 @@ inline int poll_one(int fd, short events, int timeout_ms) {
 inline uint32_t queued(int fd) {
     int bytes = 0;
     return call(SYS_ioctl, fd, FIONREAD, address(&bytes)) < 0 || bytes < 0 ? 0 : static_cast<uint32_t>(bytes);
+}
+
+// What was sent through a socket of a pair and not yet received, in bytes of kernel memory.
+inline uint32_t unread_by_peer(int fd) {
+    int bytes = 0;
+    return call(SYS_ioctl, fd, SIOCOUTQ, address(&bytes)) < 0 || bytes < 0 ? 0 : static_cast<uint32_t>(bytes);
 }
 
 inline uint64_t clock_ns(clockid_t clock) {

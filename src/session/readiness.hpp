@@ -100,10 +100,10 @@ class EngineMirror {
     void close_orderly();  // reads the poison, closes B: HUP without ERR
     void close_reset();    // closes B over the poison: ERR|HUP, ECONNRESET
     bool hung_up() const;  // the last holder of A is gone (from B's events)
-    // A holder died while it held a lock (FUTEX_OWNER_DIED in the lock word) and others may sleep: wake one.
-    // To be called from a slow timer (about a second), inside a turn, for every connection: two loads when
-    // nothing is wrong.
-    void nudge_after_dead_owner();
+    // To be called from a slow timer (about a second), inside a turn, for every connection: a few loads when
+    // nothing is wrong. A holder died while it held a lock (FUTEX_OWNER_DIED in the lock word) and others may
+    // sleep: wakes one. False: somebody received tokens as if they were data (Reason::foreign_data_call).
+    bool sweep();
 
     int b() const { return state_.b; }
 

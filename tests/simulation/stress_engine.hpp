@@ -29,7 +29,7 @@ class Engine {
         jitter_random = Random(w_.config.seed * 3 + 1);
         while (!t_.stop && !t_.quit) {
             if (!Steps::begin_turn(s_, std::exchange(b_has_news_, false))) return t_.fail(t_.foreign);
-            if (tick_due()) Steps::nudge(s_);
+            if (tick_due() && !Steps::sweep(s_)) return t_.fail(t_.foreign);
             publish();
             take();
             if (published_ >= budget_in_all()) t_.receive_done = 1;

@@ -40,7 +40,7 @@ class Engine {
     void run() {
         while (!stop_) {
             ours = ours && bench_.mirror.begin_turn();
-            bench_.mirror.nudge_after_dead_owner();
+            CHECK(bench_.mirror.sweep());
             if (release_to) bench_.mirror.release(release_to);
             if (!bench_.mirror.end_turn()) ::usleep(10'000);
         }
