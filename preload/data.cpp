@@ -113,9 +113,17 @@ int unsupported_send_flags(const Attachment& attachment, int flags) {
     return flags & MSG_OOB ? EOPNOTSUPP : 0;
 }
 
-// All of it or nothing. More pieces than a window holds are rare: no SMB program sends a message in so many.
-StreamResult put_message(Attachment& attachment, int fd, const iovec* iov, size_t count) {
-    return session::stream_send_whole(attachment.view, fd, iov, static_cast<int>(count));
+// All of it or nothing.
+StreamResult put_message(Attachment& attachment, int fd, const iovec* iov, size_t count,
+                         const uint32_t* token) {
+    if (!token) return session::stream_send_whole(attachment.view, fd, iov, static_cast<int>(count));
+    uint32_t record[] = {session::kInvalidateNext, *token};
+    static_assert(sizeof record == session::kInvalidateNextSize);
+    iovec with_record[1 + IOV_MAX] = {{record, sizeof record}};
+    std::copy_n(iov, count, with_record + 1);
+    auto result = session::stream_send_whole(attachment.view, fd, with_record, static_cast<int>(count) + 1);
+    if (result.bytes) result.bytes -= sizeof record;
+    return result;
 }
 
 StreamResult put_bytes(Attachment& attachment, int fd, const IovCursor& cursor) {
@@ -168,7 +176,10 @@ ssize_t receive(Attachment& attachment, int fd, const iovec* iov, size_t count, 
     }
 }
 
-ssize_t transmit(Attachment& attachment, int fd, const iovec* iov, size_t count, int flags) {
+namespace {
+
+ssize_t send_out(Attachment& attachment, int fd, const iovec* iov, size_t count, int flags,
+                 const uint32_t* token) {
     if (const int error = unsupported_send_flags(attachment, flags)) return fail_with(error);
     auto& memory = attachment.memory();
     IovCursor cursor(iov, count);
@@ -183,7 +194,7 @@ ssize_t transmit(Attachment& attachment, int fd, const iovec* iov, size_t count,
             if (attachment.explicit_face()) {
                 if (ended(memory)) return fail_with(ENOTCONN);
                 if (const int error = check_message(attachment, cursor)) return fail_with(error);
-                result = put_message(attachment, fd, iov, count);
+                result = put_message(attachment, fd, iov, count, token);
             } else {
                 if (cursor.total() == 0)
                     return ended(memory) && memory.end.load() == session::End::reset
@@ -200,6 +211,16 @@ ssize_t transmit(Attachment& attachment, int fd, const iovec* iov, size_t count,
         if (is_nonblocking(fd, flags)) return done ? done : fail_with(EAGAIN);
         if (const int error = wait_writable(attachment, fd, deadline)) return done ? done : fail_with(error);
     }
+}
+
+}  // namespace
+
+ssize_t transmit(Attachment& attachment, int fd, const iovec* iov, size_t count, int flags) {
+    return send_out(attachment, fd, iov, count, flags, nullptr);
+}
+ssize_t transmit_invalidating(Attachment& attachment, int fd, const iovec* iov, size_t count, int flags,
+                              uint32_t token) {
+    return send_out(attachment, fd, iov, count, flags, &token);
 }
 
 }  // namespace smbdirect::preload

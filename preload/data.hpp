@@ -14,6 +14,8 @@ inline constexpr int kPlainRead =
 // As the system calls: a count, or -1 with errno (and SIGPIPE where TCP raises it).
 ssize_t receive(Attachment&, int fd, const iovec* iov, size_t count, int flags);
 ssize_t transmit(Attachment&, int fd, const iovec* iov, size_t count, int flags);
+// Of an explicit socket: one message, sent as SEND WITH INVALIDATE of the peer's token.
+ssize_t transmit_invalidating(Attachment&, int fd, const iovec* iov, size_t count, int flags, uint32_t token);
 
 // Else a listener, or an explicit socket before connect(): no data there.
 inline bool is_connection(const Attachment& attachment) { return attachment.kind == Kind::connection; }

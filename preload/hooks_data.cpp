@@ -4,6 +4,8 @@
 #include <time.h>
 
 #include <cerrno>
+#include <cstring>
+#include <optional>
 
 #include "connect.hpp"
 #include "data.hpp"
@@ -11,6 +13,7 @@
 #include "passed_fds.hpp"
 #include "real.hpp"
 #include "recognise.hpp"
+#include "smbdirect/smbdirect.h"
 #include "trace.hpp"
 #include "user_memory.hpp"
 
@@ -45,11 +48,12 @@ ssize_t receive_traced(const char* name, Attachment& attachment, int fd, const i
 }
 
 ssize_t transmit_traced(const char* name, Attachment& attachment, int fd, const iovec* iov, size_t count,
-                        int flags) {
+                        int flags, std::optional<uint32_t> token = {}) {
     if (!is_connection(attachment)) return not_connected();
     if (count > IOV_MAX) return errno = EMSGSIZE, -1;
     if (!can_read(iov, count * sizeof *iov)) return errno = EFAULT, -1;
-    const ssize_t result = transmit(attachment, fd, iov, count, flags);
+    const ssize_t result = token ? transmit_invalidating(attachment, fd, iov, count, flags, *token)
+                                 : transmit(attachment, fd, iov, count, flags);
     if (tracing()) [[unlikely]]
         trace_call(name, attachment, fd, sum(iov, count), result);
     return result;
@@ -73,15 +77,31 @@ ssize_t receive_message(Attachment& attachment, int fd, msghdr* message, int fla
     return result;
 }
 
-// Of the kernel series one ancillary message is known, and nothing in the session protocol carries it.
-int control_refused(const Attachment& attachment, const msghdr* message) {
-    return attachment.explicit_face() && message->msg_controllen ? EOPNOTSUPP : 0;
+// Of the kernel series one ancillary message is known, and one at most may come (kernel-series.md section 5).
+// TCP takes some, and none that matters here. 0 or an errno.
+int take_control(const Attachment& attachment, const msghdr* message, std::optional<uint32_t>* token) {
+    if (!attachment.explicit_face() || !message->msg_controllen) return 0;
+    if (!can_read(message->msg_control, message->msg_controllen)) return EFAULT;
+    const cmsghdr* control = CMSG_FIRSTHDR(message);
+    if (!control) return 0;
+    if (control->cmsg_len < sizeof *control || control->cmsg_len > message->msg_controllen) return EINVAL;
+    if (CMSG_NXTHDR(const_cast<msghdr*>(message), const_cast<cmsghdr*>(control))) return EINVAL;
+    if (control->cmsg_level != SOL_SMBDIRECT ||
+        static_cast<unsigned>(control->cmsg_type) != SMBDIRECT_CMSG_REMOTE_INVALIDATE)
+        return EINVAL;
+    constexpr size_t kWhole = CMSG_LEN(sizeof(smbdirect_remote_invalidate));
+    if (control->cmsg_len != kWhole) return control->cmsg_len < kWhole ? EBADMSG : EMSGSIZE;
+    smbdirect_remote_invalidate content;
+    std::memcpy(&content, CMSG_DATA(control), sizeof content);
+    *token = content.remote_token;
+    return 0;
 }
 
 ssize_t transmit_message(Attachment& attachment, int fd, const msghdr* message, int flags) {
     if (!can_read(message, sizeof *message)) return errno = EFAULT, -1;
-    if (const int error = control_refused(attachment, message)) return errno = error, -1;
-    return transmit_traced("sendmsg", attachment, fd, message->msg_iov, message->msg_iovlen, flags);
+    std::optional<uint32_t> token;
+    if (const int error = take_control(attachment, message, &token)) return errno = error, -1;
+    return transmit_traced("sendmsg", attachment, fd, message->msg_iov, message->msg_iovlen, flags, token);
 }
 
 // preadv2() and pwritev2() with the position -1 are readv() and writev(); with another one a socket gives

@@ -166,6 +166,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     bool take_program_stream();
     bool register_transmit();
     bool drop_idle_transmit();
+    std::array<uint8_t, 4> four_bytes_at(uint64_t position) const;
     bool take_length_header();
     bool announce_next();
     bool announce(Stage, uint32_t length, uint32_t available, std::optional<uint32_t> token);
@@ -260,9 +261,10 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     uint32_t client_amount_ = 0, client_copied_ = 0;
     std::vector<SendEntry> sends_;  // a ring of send_queue entries
     uint64_t send_head_ = 0, send_tail_ = 0;
-    uint64_t transmit_head_ = 0;  // the program's head as last copied and checked
-    uint64_t message_start_ = 0;  // stream position of the payload of the announced message
-    uint64_t message_end_ = 0;    // stream position behind it
+    uint64_t transmit_head_ = 0;             // the program's head as last copied and checked
+    uint64_t message_start_ = 0;             // stream position of the payload of the announced message
+    uint64_t message_end_ = 0;               // stream position behind it
+    std::optional<uint32_t> program_token_;  // explicit face: to be invalidated by the next message
     uint64_t transmit_released_ = 0, last_transmit_end_ = 0;
     uint64_t transmit_head_at_sweep_ = 0;
     uint64_t transmit_registered_ = 0;  // the transport can read the stream up to here

@@ -2,7 +2,9 @@
 // post.
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
+#include <utility>
 
 #include "engine/driver.hpp"
 
@@ -65,16 +67,27 @@ bool Driver::drop_idle_transmit() {
     });
 }
 
+// The 4 bytes at this position of the program's stream. One copy; what the program writes there afterwards
+// changes nothing.
+std::array<uint8_t, 4> Driver::four_bytes_at(uint64_t position) const {
+    std::array<std::byte, 4> bytes;
+    copy_from_stream(position, bytes);
+    return std::bit_cast<std::array<uint8_t, 4>>(bytes);
+}
+
 // Takes the next length header off the stream. False: there is none yet, or the connection failed.
 bool Driver::take_length_header() {
-    const uint32_t size = context_.settings->geometry.transmit_size;
     while (transmit_head_ - message_end_ >= 4) {
-        std::array<uint8_t, 4> header;
-        for (size_t i = 0; i < 4; ++i)  // one copy; what the program writes there afterwards changes nothing
-            header[i] = std::to_integer<uint8_t>(view_.transmit()[(message_end_ + i) & (size - 1)]);
+        const auto header = four_bytes_at(message_end_);
         const bool explicit_face = face_ != 6;
         uint32_t length = uint32_t{header[1]} << 16 | uint32_t{header[2]} << 8 | header[3];
         if (explicit_face) length |= uint32_t{header[0]} << 24;
+        if (explicit_face && length == session::kInvalidateNext) {
+            if (transmit_head_ - message_end_ < session::kInvalidateNextSize) return false;
+            program_token_ = std::bit_cast<uint32_t>(four_bytes_at(message_end_ + 4));
+            message_end_ += session::kInvalidateNextSize;
+            continue;
+        }
         const bool known =
             explicit_face || header[0] == kSessionMessage || (header[0] == kSessionKeepAlive && length == 0);
         if (!known) {
@@ -115,6 +128,7 @@ bool Driver::announce_next() {
 }
 
 bool Driver::announce(Stage stage, uint32_t length, uint32_t available, std::optional<uint32_t> token) {
+    if (!token) token = std::exchange(program_token_, std::nullopt);
     if (auto announced = core_->announce_message(length, available, token); !announced) {
         fail({Reason::message_too_large, EMSGSIZE});
         return false;

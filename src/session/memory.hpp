@@ -1,7 +1,7 @@
 // The shared memory of one connection: a sealed memfd that the engine makes and every holder of A maps.
 // Page 0 is ConnectionMemory; behind it lie the transmit ring (bytes of the program's stream), the receive
-// ring (descriptors) and the receive area (slots, one fragment each, and extents, one message each), at the offsets
-// that page 0 names.
+// ring (descriptors) and the receive area (slots, one fragment each, and extents, one message each), at the
+// offsets that page 0 names.
 //
 // Trust: the program may write anything anywhere in it. The engine keeps its own ledger, copies an index
 // once, checks it against the ledger, then uses it; it never reads back what it wrote here. The library
@@ -21,7 +21,7 @@
 namespace smbdirect::session {
 
 inline constexpr uint32_t kMemoryMagic = 0x44424d53;  // "SMBD"
-inline constexpr uint32_t kVersion = 1;               // of this layout and of messages.hpp, raised together
+inline constexpr uint32_t kVersion = 2;               // of this layout and of messages.hpp, raised together
 
 enum class ConnectionState : uint32_t { connecting = 1, established = 2, failed = 3, ended = 4 };
 
@@ -43,6 +43,12 @@ struct ReceiveDescriptor {
     uint32_t flags = 0;
 };
 enum ReceiveFlags : uint32_t { message_start = 1 };
+
+// In the transmit stream of an explicit socket this stands where a length does, and is none (more than a
+// message can have): the next message goes out as SEND WITH INVALIDATE of the token behind it, 4 bytes in
+// host order.
+inline constexpr uint32_t kInvalidateNext = 0xffffffff;
+inline constexpr uint32_t kInvalidateNextSize = 8;
 
 // Socket options that the program set, in the units of setsockopt; SO_ERROR and the like are not here.
 struct SocketOptions {
@@ -116,12 +122,13 @@ static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<int32_t>
 static_assert(sizeof(ConnectionMemory) <= 4096);
 
 struct MemoryGeometry {
-    // The engine sets its own (engine/settings.cpp). A larger receive area leaves the cache: 4 MiB costs a third more.
+    // The engine sets its own (engine/settings.cpp). A larger receive area leaves the cache: 4 MiB costs a
+    // third more.
     uint32_t transmit_size = 2u << 20;
     uint32_t receive_ring_entries = 1024;
     uint32_t receive_area_size = 2u << 20;
-    // Behind the slots, in the same area: room for messages that are put together whole (SMB2 channels). Takes memory
-    // only as it is used.
+    // Behind the slots, in the same area: room for messages that are put together whole (SMB2 channels).
+    // Takes memory only as it is used.
     uint32_t extent_area_size = 0;
 };
 

@@ -142,12 +142,15 @@ resource_types=(qp cm_id mr pd cq)
 # What is there now is no leak later. use_device and use_pair call it; call it again when a server listens, for example.
 mark_resources() { marked_resources=$(resources "${resource_types[@]}"); }
 leaked_resources() { comm -13 <(echo "$marked_resources") <(resources "${resource_types[@]}"); }
-nothing_leaked() { [ -z "$(leaked_resources)" ]; }
+nothing_leaked() {
+    leaked=$(leaked_resources)
+    [ -z "$leaked" ]
+}
 # Fails if RDMA objects that were not there at the last mark are still there after so many seconds.
 rdma_leaks_none() {  # [SECONDS]
     wait_until "${1:-10}" nothing_leaked || {
-        leaked_resources >&2
-        fail "$(leaked_resources | wc -l) RDMA objects are left over"
+        printf '%s\n' "$leaked" >&2
+        fail "$(wc -l <<<"$leaked") RDMA objects are left over"
     }
 }
 

@@ -246,6 +246,57 @@ TEST_CASE("linked: a listener that is SMBDIRECT only, in a process that did not 
     smbdirect_close(listener);
 }
 
+namespace {
+
+ssize_t send_with_control(int fd, const std::string& data, int level, int type, size_t size, int copies = 1) {
+    alignas(cmsghdr) char control[2 * CMSG_SPACE(16)] = {};
+    iovec piece{const_cast<char*>(data.data()), data.size()};
+    msghdr message{};
+    message.msg_iov = &piece;
+    message.msg_iovlen = 1;
+    message.msg_control = control;
+    message.msg_controllen = static_cast<size_t>(copies) * CMSG_SPACE(size);
+    const uint32_t token = 0x1234;
+    for (auto* one = CMSG_FIRSTHDR(&message); one; one = CMSG_NXTHDR(&message, one)) {
+        std::memcpy(CMSG_DATA(one), &token, sizeof token);
+        one->cmsg_level = level;
+        one->cmsg_type = type;
+        one->cmsg_len = CMSG_LEN(size);
+    }
+    return smbdirect_sendmsg(fd, &message, 0);
+}
+
+// Those that must be refused, with nothing sent (kernel-series.md section 5).
+void check_control_messages(int fd, const std::string& data) {
+    const int type = static_cast<int>(SMBDIRECT_CMSG_REMOTE_INVALIDATE);
+    CHECK(send_with_control(fd, data, SOL_SOCKET, type, 4) == -1);
+    CHECK(errno == EINVAL);
+    CHECK(send_with_control(fd, data, SOL_SMBDIRECT, type + 1, 4) == -1);
+    CHECK(errno == EINVAL);
+    CHECK(send_with_control(fd, data, SOL_SMBDIRECT, type, 2) == -1);
+    CHECK(errno == EBADMSG);
+    CHECK(send_with_control(fd, data, SOL_SMBDIRECT, type, 8) == -1);
+    CHECK(errno == EMSGSIZE);
+    CHECK(send_with_control(fd, data, SOL_SMBDIRECT, type, 4, 2) == -1);
+    CHECK(errno == EINVAL);
+}
+
+}  // namespace
+
+TEST_CASE("linked: explicit sockets invalidate remotely") {
+    Pair pair;
+    make_pair(explicit_port + 3, &pair, IPPROTO_SMBDIRECT);
+    const std::string out = message(3000);
+    // No token of the peer's is 0x1234 here: that its transport takes offence shows that the token went
+    // along.
+    CHECK(send_with_control(pair.client, out, SOL_SMBDIRECT,
+                            static_cast<int>(SMBDIRECT_CMSG_REMOTE_INVALIDATE),
+                            4) == static_cast<ssize_t>(out.size()));
+    char byte;
+    CHECK(smbdirect_recv(pair.server, &byte, 1, 0) == -1);
+    CHECK(errno == ENOTCONN);
+}
+
 TEST_CASE("linked: explicit sockets speak as the kernel series does") {
     int fd = smbdirect_socket(AF_INET, SOCK_STREAM, IPPROTO_SMBDIRECT);
     REQUIRE(fd >= 0);
@@ -283,6 +334,7 @@ TEST_CASE("linked: explicit sockets speak as the kernel series does") {
     CHECK(receive(pair.server, 5000) == out.substr(4));
     CHECK(smbdirect_recv(pair.server, &byte, 1, MSG_DONTWAIT) == -1);
     CHECK(errno == EAGAIN);
+    check_control_messages(pair.client, out);
     const auto address = loopback(explicit_port);
     CHECK(smbdirect_connect(pair.client, plain(address), sizeof address) == -1);
     CHECK(errno == EISCONN);
