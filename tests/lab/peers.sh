@@ -9,11 +9,15 @@ ksmbd_command() {  # mountd|adduser|control ARGUMENT...
 
 # ksmbd with a share: $dir/kshare as //$server_address/kshare, for user lab with password lab. It serves the RDMA devices
 # that there are when it starts. The arguments are lines of [global]. TCP port 445, RDMA port rdma_port_of 445.
+# ksmbd refuses a connection when it finds no large piece of memory in one (-ENOMEM from its pool of MRs), and never ends
+# after that. The page cache of 9p breaks memory into small ones.
+make_room() { echo 3 >/proc/sys/vm/drop_caches && echo 1 >/proc/sys/vm/compact_memory; }
 ksmbd_serve() {  # [LINE...]
     local line
     need_module ksmbd
     [ -x "$LAB_KERNEL/ksmbd-tools/ksmbd.tools" ] || skip "ksmbd-tools was not prepared"
     mkdir -p "$dir/kshare" "$dir/ksmbd"
+    make_room
     {
         printf '[global]\n    server min protocol = SMB3_00\n    interfaces = %s\n    bind interfaces only = yes\n' "$share_interfaces"
         for line; do printf '    %s\n' "$line"; done
