@@ -4,42 +4,18 @@
 // The input: one byte that chooses role and starting state, then operations of one byte and its arguments.
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <memory>
 
 #include "connection/connection.hpp"
+#include "input.hpp"
 #include "wire/smbd.hpp"
 
 using namespace smbdirect;
 using namespace smbdirect::connection;
+using test::Input;
+using test::require;
 
 namespace {
-
-void require(bool holds) {
-    if (!holds) std::abort();
-}
-
-class Input {
-  public:
-    explicit Input(std::span<const std::byte> bytes) : rest_(bytes) {}
-    bool empty() const { return rest_.empty(); }
-    uint32_t number(size_t bytes) {
-        uint32_t value = 0;
-        for (size_t i = 0; i < bytes && !rest_.empty(); ++i) {
-            value |= std::to_integer<uint32_t>(rest_[0]) << (8 * i);
-            rest_ = rest_.subspan(1);
-        }
-        return value;
-    }
-    std::span<const std::byte> take(size_t size) {
-        const auto taken = rest_.first(std::min(size, rest_.size()));
-        rest_ = rest_.subspan(taken.size());
-        return taken;
-    }
-
-  private:
-    std::span<const std::byte> rest_;
-};
 
 class Harness {
   public:

@@ -5,22 +5,20 @@
 // The input: one byte that chooses side and limits, then operations of one byte, a length of two, and a
 // message.
 #include <algorithm>
-#include <cstdlib>
 #include <map>
 #include <memory>
 
+#include "input.hpp"
 #include "smb2/client_channels.hpp"
 #include "smb2/compound_guard.hpp"
 #include "smb2/server_channels.hpp"
 
 using namespace smbdirect;
 using namespace smbdirect::smb2;
+using test::Input;
+using test::require;
 
 namespace {
-
-void require(bool holds) {
-    if (!holds) std::abort();
-}
 
 uint32_t number_at(std::span<const std::byte> bytes, size_t at, size_t size) {
     uint32_t value = 0;
@@ -43,28 +41,6 @@ bool overlooked_channel(std::span<const std::byte> message) {
     }
     return false;
 }
-
-class Input {
-  public:
-    explicit Input(std::span<const std::byte> bytes) : rest_(bytes) {}
-    bool empty() const { return rest_.empty(); }
-    uint32_t number(size_t bytes) {
-        uint32_t value = 0;
-        for (size_t i = 0; i < bytes && !rest_.empty(); ++i) {
-            value |= std::to_integer<uint32_t>(rest_[0]) << (8 * i);
-            rest_ = rest_.subspan(1);
-        }
-        return value;
-    }
-    std::span<const std::byte> take(size_t size) {
-        const auto taken = rest_.first(std::min(size, rest_.size()));
-        rest_ = rest_.subspan(taken.size());
-        return taken;
-    }
-
-  private:
-    std::span<const std::byte> rest_;
-};
 
 // Exactly as long, on the heap, so that AddressSanitizer sees a byte too many; with zeros where there is
 // nothing.

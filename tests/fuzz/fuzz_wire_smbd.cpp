@@ -1,19 +1,16 @@
 // The layouts of MS-SMBD and the descriptor walk, fed with anything.
 #include <array>
-#include <cstdlib>
 #include <cstring>
 #include <vector>
 
+#include "input.hpp"
 #include "wire/descriptor_walk.hpp"
 #include "wire/smbd.hpp"
 
 using namespace smbdirect::wire;
+using smbdirect::test::require;
 
 namespace {
-
-void require(bool holds) {
-    if (!holds) std::abort();
-}
 
 template <class T, size_t N>
 void round_trip(const std::optional<T>& parsed, std::optional<T> (*parse)(std::span<const std::byte>)) {
