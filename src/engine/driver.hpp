@@ -147,18 +147,19 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     // them
     void prepare_channels();
     bool take_payload(uint32_t slot, const connection::Delivery&);
-    bool judge_message(std::span<const std::byte> start);
+    void judge_message(std::span<const std::byte> start);
     bool finish_gathered(uint32_t slot, const connection::Delivery&);
     bool take_client_reply(std::span<const std::byte> start, bool* taken);
-    void deliver(Inbound);
+    void deliver(const session::ReceiveDescriptor&, uint32_t block);
     void enqueue_slot(uint32_t slot, const connection::Delivery&);
-    void enqueue_message(const smb2::TranslatedRequest&, uint32_t message_length);
-    void enqueue_gathered(uint32_t message_length);
+    void enqueue_message(smb2::TranslatedRequest, uint32_t message_length);
+    void enqueue_gathered();
     bool place(Inbound&);
     bool pump_inbound();
-    bool post_fetches();
-    void publish(const Inbound&);
+    void post_fetches();
+    void publish(const session::ReceiveDescriptor&, uint32_t block);
     void note_unused(std::span<const std::byte> start, uint32_t length);
+    uint32_t take_extent(uint32_t bytes, bool registered);
     void drop_idle_extents();
     uint32_t extent_offset(uint32_t extent) const { return extent_base_ + Extents::offset_of(extent); }
 
@@ -170,13 +171,22 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     bool take_length_header();
     bool announce_next();
     bool announce(Stage, uint32_t length, uint32_t available, std::optional<uint32_t> token);
+    bool announce_stream(std::optional<uint32_t> token);
     void pump();
     bool post(const connection::OutgoingMessage&);
     size_t stream_pieces(uint64_t start, uint32_t length, std::span<fabric::Sge> out) const;
+    void copy_from_stream(uint64_t position, std::span<std::byte> to) const;
+    void consumed_to(uint64_t position);
+    bool post_rdma(fabric::Opcode, const fabric::Sge& local, const smb2::Descriptor& remote,
+                   const SendEntry&);
     bool post_work(fabric::SendRequest, const SendEntry&);
     void complete_send(const fabric::Completion&);
     bool has_room_for_work(size_t reserve) const { return send_head_ - send_tail_ + reserve < sends_.size(); }
     bool message_pending() const { return stage_ != Stage::none; }
+    uint32_t message_length() const { return static_cast<uint32_t>(message_end_ - message_start_); }
+    uint32_t message_bytes_there() const {
+        return static_cast<uint32_t>(std::min(transmit_registered_, message_end_) - message_start_);
+    }
 
     // driver_rewrite.cpp: messages of the program that are not sent as they are
     bool look_at_message();
@@ -187,11 +197,6 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     bool gather_client_write();
     bool start_client_transfer();
     bool announce_rewritten(std::span<const std::byte> message, std::optional<uint32_t> token);
-    void consumed_to(uint64_t position);
-    void copy_from_stream(uint64_t position, std::span<std::byte> to) const;
-    uint64_t message_bytes_there() const {
-        return std::min(transmit_registered_, message_end_) - message_start_;
-    }
 
     std::byte* header_of_slot(uint32_t slot) {
         return private_.data() + receive_headers_ + slot * kHeaderStride;
@@ -206,6 +211,9 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     static constexpr uint64_t kNegotiateWrId = UINT64_MAX;
     static constexpr size_t kSendsKept = 8;  // of the send queue: for messages, beside RDMA Reads and Writes
     static constexpr size_t kMostHeldBack = 64;  // messages that wait for memory; then no more are asked for
+    static constexpr uint32_t kMostInOneRdma = 1u << 20;  // bytes
+    // In front of an extent's payload, which so begins at a cache line: for the header of its message.
+    static constexpr uint32_t kHeaderRoom = 128;
 
     const DriverContext context_;
     DriverEvents* const events_;

@@ -13,8 +13,6 @@ namespace smbdirect::engine {
 namespace {
 
 constexpr uint32_t kExtentUnit = 1u << 20;  // bytes of one registration
-constexpr uint32_t kHeaderRoom = 128;  // in front of an extent's payload, which so begins at a cache line
-constexpr uint32_t kMostInOneRead = 1u << 20;
 
 }  // namespace
 
@@ -73,19 +71,15 @@ bool Driver::take_payload(uint32_t slot, const connection::Delivery& delivery) {
         std::memcpy(start.data() + had, payload, part);
         if (had + part == wanted) {
             bool taken = false;
-            if (!judge_message({start.data(), wanted})) return false;
+            judge_message({start.data(), wanted});
             if (!take_client_reply({start.data(), wanted}, &taken)) return false;
             if (taken) {
                 slots_.give_back(slot);
                 return true;
             }
-            if (assembly_ == Assembly::guarded && had && !compound_guard_.take(gathered_)) {
-                fail({Reason::channel_compound, ECONNRESET});
-                return false;
-            }
         }
     }
-    if (assembly_ == Assembly::guarded && !compound_guard_.take(bytes)) {
+    if (assembly_ == Assembly::guarded && !(compound_guard_.take(gathered_) && compound_guard_.take(bytes))) {
         fail({Reason::channel_compound, ECONNRESET});
         return false;
     }
@@ -95,16 +89,16 @@ bool Driver::take_payload(uint32_t slot, const connection::Delivery& delivery) {
         slots_.give_back(slot);
         return true;
     }
-    if (!gathered_.empty()) enqueue_gathered(arriving_length_);  // judged by more than one fragment
+    if (!gathered_.empty()) enqueue_gathered();  // judged by more than one fragment
     enqueue_slot(slot, delivery);
     return true;
 }
 
-// Decides what becomes of the message that begins like this. False: the connection has failed.
-bool Driver::judge_message(std::span<const std::byte> start) {
+// Decides what becomes of the message that begins like this.
+void Driver::judge_message(std::span<const std::byte> start) {
     assembly_ = Assembly::direct;
-    if (!own_kind_ || context_.settings->channels == ChannelUse::on) note_unused(start, arriving_length_);
-    if (!server_channels_) return true;
+    note_unused(start, arriving_length_);
+    if (!server_channels_) return;
     switch (server_channels_->look_at_request(start, arriving_length_)) {
         case smb2::ServerChannels::Look::pass:
             break;
@@ -116,7 +110,6 @@ bool Driver::judge_message(std::span<const std::byte> start) {
             compound_guard_.begin();
             break;
     }
-    return true;
 }
 
 // All of a message that may have a channel in it, the last fragment in `slot`.
@@ -133,7 +126,7 @@ bool Driver::finish_gathered(uint32_t slot, const connection::Delivery& delivery
             return true;
         }
         slots_.give_back(slot);
-        enqueue_gathered(arriving_length_);
+        enqueue_gathered();
         return true;
     }
     const smb2::TranslatedRequest& message = **translated;
@@ -168,14 +161,11 @@ bool Driver::take_client_reply(std::span<const std::byte> start, bool* taken) {
     if (look->kind != Kind::data) return true;
     ++context_.counters->channel_reads;
     context_.counters->channel_bytes_read += look->amount;
-    Inbound message;
     const uint32_t begin =
         extent_offset(look->cookie) + kHeaderRoom - static_cast<uint32_t>(look->header.size());
     std::memcpy(view_.receive_area() + begin, look->header.data(), look->header.size());
     const uint32_t length = static_cast<uint32_t>(look->header.size()) + look->amount;
-    message.descriptor = {begin, length, length, session::message_start};
-    message.block = slots_.count() + look->cookie;
-    deliver(std::move(message));
+    deliver({begin, length, length, session::message_start}, slots_.count() + look->cookie);
     *taken = true;
     return true;
 }
@@ -183,37 +173,32 @@ bool Driver::take_client_reply(std::span<const std::byte> start, bool* taken) {
 // ---------------------------------------------------------------- the queue
 
 void Driver::enqueue_slot(uint32_t slot, const connection::Delivery& delivery) {
-    Inbound message;
-    message.descriptor = {
-        slot * slot_size_ + delivery.slot_offset, delivery.length, delivery.message_length,
-        delivery.first_fragment && gathered_.empty() ? uint32_t{session::message_start} : 0};
-    if (assembly_ == Assembly::whole) message.descriptor.flags = session::message_start;
-    message.block = slot;
-    deliver(std::move(message));
+    deliver({slot * slot_size_ + delivery.slot_offset, delivery.length, delivery.message_length,
+             delivery.first_fragment ? uint32_t{session::message_start} : 0},
+            slot);
 }
 
 // At once, if nothing waits before it.
-void Driver::deliver(Inbound message) {
-    if (inbound_.empty())
-        publish(message);
-    else
-        inbound_.push_back(std::move(message));
+void Driver::deliver(const session::ReceiveDescriptor& descriptor, uint32_t block) {
+    if (inbound_.empty()) return publish(descriptor, block);
+    auto& queued = inbound_.emplace_back();
+    queued.descriptor = descriptor;
+    queued.block = block;
 }
 
 // The start of a message that goes on as it is, or all of it.
-void Driver::enqueue_gathered(uint32_t message_length) {
+void Driver::enqueue_gathered() {
     smb2::TranslatedRequest as_it_is;
-    as_it_is.bytes = gathered_;
     as_it_is.length = static_cast<uint32_t>(gathered_.size());
-    enqueue_message(as_it_is, message_length);
-    gathered_.clear();
+    as_it_is.bytes = std::exchange(gathered_, {});
+    enqueue_message(std::move(as_it_is), arriving_length_);
 }
 
-void Driver::enqueue_message(const smb2::TranslatedRequest& message, uint32_t message_length) {
+void Driver::enqueue_message(smb2::TranslatedRequest message, uint32_t message_length) {
     auto& queued = inbound_.emplace_back();
-    queued.message = message;
-    queued.placed = false;
     queued.descriptor = {0, message.length, message_length, session::message_start};
+    queued.message = std::move(message);
+    queued.placed = false;
     ++inbound_unplaced_;
 }
 
@@ -222,18 +207,9 @@ bool Driver::place(Inbound& queued) {
     const auto& message = queued.message;
     // The payload of a single WRITE begins at a cache line.
     constexpr uint32_t kBegin = kHeaderRoom - wire::smb2::kRequestSize;
-    const uint32_t extent = extents_.take(kBegin + message.length);
+    // Where nothing is fetched, nobody but the program reads it.
+    const uint32_t extent = take_extent(kBegin + message.length, !message.fetches.empty());
     if (extent == Extents::kNone) return false;
-    if (!message.fetches.empty()) {  // otherwise nobody but the program reads it
-        auto registered = extent_area_.require(Extents::offset_of(extent), kBegin + message.length);
-        if (!registered) {
-            extents_.give_back(extent);
-            if (!extents_.empty()) return false;  // what the others hold will do
-            fail({registered.error().reason, ENOBUFS});
-            return false;
-        }
-    }
-    extents_used_since_sweep_ = true;
     queued.block = slots_.count() + extent;
     queued.descriptor.offset = extent_offset(extent) + kBegin;
     std::byte* to = view_.receive_area() + queued.descriptor.offset;
@@ -257,9 +233,9 @@ bool Driver::pump_inbound() {
             if (disconnecting_) return false;
             break;
         }
-    if (!peer_gone_ && !post_fetches()) return false;
+    if (!peer_gone_) post_fetches();
     while (!inbound_.empty() && inbound_.front().is_ready()) {
-        publish(inbound_.front());
+        publish(inbound_.front().descriptor, inbound_.front().block);
         inbound_.pop_front();
         if (disconnecting_) return false;
     }
@@ -267,31 +243,25 @@ bool Driver::pump_inbound() {
 }
 
 // RDMA Reads in the order of the messages, as many at once as the peer serves.
-bool Driver::post_fetches() {
+void Driver::post_fetches() {
     const auto& limits = endpoint_->limits();
     for (auto& queued : inbound_) {
-        if (!queued.placed) break;
+        if (!queued.placed) return;
         const auto& message = queued.message;
         while (queued.next_fetch < message.fetches.size()) {
             const auto& fetch = message.fetches[queued.next_fetch];
             if (queued.fetched == 0)
                 queued.source = smb2::RemoteCursor(
                     std::span(message.sources).subspan(fetch.first_descriptor, fetch.descriptors));
-            if (reads_outstanding_ >= limits.max_ord || !has_room_for_work(kSendsKept)) return true;
+            if (reads_outstanding_ >= limits.max_ord || !has_room_for_work(kSendsKept)) return;
             const uint32_t offset = queued.descriptor.offset - extent_base_ + fetch.at + queued.fetched;
-            const uint32_t most = std::min({fetch.length - queued.fetched, kMostInOneRead, limits.max_message,
+            const uint32_t most = std::min({fetch.length - queued.fetched, kMostInOneRdma, limits.max_message,
                                             extent_area_.end_of_unit(offset) - offset});
             const auto remote = queued.source.next(most);
-            if (!remote) return true;  // cannot be: the descriptors were found to be long enough
+            if (!remote) return;  // cannot be: the descriptors were found to be long enough
             fabric::Sge sink;
             extent_area_.pieces(offset, remote->length, {&sink, 1});
-            fabric::SendRequest request;
-            request.opcode = fabric::Opcode::rdma_read;
-            request.sges = {&sink, 1};
-            request.remote_rkey = remote->token;
-            request.remote_offset = remote->offset;
-            if (context_.trace->active()) trace_rdma("RDMA Read", *remote);
-            if (!post_work(request, {0, 0, &queued})) return true;  // the transport has broken, and says why
+            if (!post_rdma(fabric::Opcode::rdma_read, sink, *remote, {0, 0, &queued})) return;
             ++reads_outstanding_;
             ++queued.reads_outstanding;
             queued.source.take(remote->length);
@@ -302,29 +272,30 @@ bool Driver::post_fetches() {
             }
         }
     }
-    return true;
 }
 
-void Driver::publish(const Inbound& message) {
+void Driver::publish(const session::ReceiveDescriptor& descriptor, uint32_t block) {
+    const bool starts = descriptor.flags & session::message_start;
     // The last look: a channel that the program overlooks is lost data.
-    if (server_channels_ && (message.descriptor.flags & session::message_start)) {
+    if (server_channels_ && starts) {
         std::array<std::byte, wire::smb2::kRequestSize> start;
-        const size_t length = std::min<size_t>(start.size(), message.descriptor.length);
-        std::memcpy(start.data(), view_.receive_area() + message.descriptor.offset, length);
+        const size_t length = std::min<size_t>(start.size(), descriptor.length);
+        std::memcpy(start.data(), view_.receive_area() + descriptor.offset, length);
         if (smb2::ServerChannels::carries_channel({start.data(), length})) {
             fail({Reason::channel_untranslated, ECONNRESET});
             return;
         }
     }
-    const uint64_t index = slots_.publish(message.block);
-    view_.receive_ring()[index & (context_.settings->geometry.receive_ring_entries - 1)] = message.descriptor;
-    bytes_published_ +=
-        message.descriptor.length + (message.descriptor.flags & session::message_start ? 4 : 0);
+    const uint64_t index = slots_.publish(block);
+    view_.receive_ring()[index & (context_.settings->geometry.receive_ring_entries - 1)] = descriptor;
+    bytes_published_ += descriptor.length + (starts ? 4 : 0);
 }
 
 // ---------------------------------------------------------------- beside
 
 void Driver::note_unused(std::span<const std::byte> start, uint32_t length) {
+    // Between two engines large transfers go inline on purpose, unless channels were asked for.
+    if (own_kind_ && context_.settings->channels != ChannelUse::on) return;
     const auto& negotiated =
         server_channels_ ? server_channels_->negotiated() : client_channels_->negotiated();
     const smb2::Unused why = smb2::why_unused(start, length, negotiated);
@@ -335,6 +306,22 @@ void Driver::note_unused(std::span<const std::byte> start, uint32_t length) {
        : why == smb2::Unused::encryption ? context_.counters->channels_unused_encryption
                                          : context_.counters->channels_unused_dialect);
     if (context_.trace->active()) trace_unused(why);
+}
+
+// An extent, registered where the transport is to use it; kNone: not now, or the connection has failed.
+uint32_t Driver::take_extent(uint32_t bytes, bool registered) {
+    const uint32_t extent = extents_.take(bytes);
+    if (extent == Extents::kNone) return extent;
+    if (registered) {
+        if (auto ready = extent_area_.require(Extents::offset_of(extent), bytes); !ready) {
+            extents_.give_back(extent);
+            // What the others hold will do, where there are others.
+            if (extents_.empty()) fail({ready.error().reason, ENOBUFS});
+            return Extents::kNone;
+        }
+    }
+    extents_used_since_sweep_ = true;
+    return extent;
 }
 
 // What nobody has used for a while goes back, pinned pages first.

@@ -2,54 +2,33 @@
 // requests that become requests for an RDMA channel (DESIGN D6). The rest of a message's way is in
 // driver_send.cpp.
 #include <algorithm>
-#include <cstring>
-#include <utility>
 
 #include "engine/driver.hpp"
 
 namespace smbdirect::engine {
 namespace {
 
-constexpr uint32_t kHeaderRoom = 128;  // in front of an extent's payload: for the reply's header
-constexpr uint32_t kPushAtLeast = 64 * 1024, kPushAtMost = 1u << 20;  // bytes in one RDMA Write
+constexpr uint32_t kPushAtLeast = 64 * 1024;  // bytes in one RDMA Write, but for the last
 
 }  // namespace
 
-void Driver::copy_from_stream(uint64_t position, std::span<std::byte> to) const {
-    const uint32_t size = context_.settings->geometry.transmit_size;
-    const auto offset = static_cast<uint32_t>(position & (size - 1));
-    const size_t first = std::min<size_t>(to.size(), size - offset);
-    std::memcpy(to.data(), view_.transmit() + offset, first);
-    std::memcpy(to.data() + first, view_.transmit(), to.size() - first);
-}
-
-// The stream is read up to there, and nothing that is posted needs it.
-void Driver::consumed_to(uint64_t position) {
-    last_transmit_end_ = position;
-    if (send_head_ == send_tail_) transmit_released_ = position;
-}
-
 // True: the message at the head of the stream stands announced. False: not yet, or the connection has failed.
 bool Driver::look_at_message() {
-    const uint32_t length = static_cast<uint32_t>(message_end_ - message_start_);
-    if (!server_channels_ && !client_channels_)
-        return announce(Stage::stream, length, static_cast<uint32_t>(message_bytes_there()), std::nullopt);
-    look_length_ = std::min<uint32_t>(look_.size(), length);
+    if (!server_channels_ && !client_channels_) return announce_stream(std::nullopt);
+    look_length_ = std::min<uint32_t>(look_.size(), message_length());
     if (message_bytes_there() < look_length_) return false;
     // One copy: what the program writes there afterwards decides nothing.
     const auto start = std::span(look_).first(look_length_);
     copy_from_stream(message_start_, start);
-    if (!own_kind_ || context_.settings->channels == ChannelUse::on) note_unused(start, length);
+    note_unused(start, message_length());
     return server_channels_ ? look_at_reply(start) : look_at_request(start);
 }
 
 // ---------------------------------------------------------------- as a server
 
 bool Driver::look_at_reply(std::span<const std::byte> start) {
-    const uint32_t length = static_cast<uint32_t>(message_end_ - message_start_);
-    const auto look = server_channels_->look_at_reply(start, length);
-    if (!look.walk)
-        return announce(Stage::stream, length, static_cast<uint32_t>(message_bytes_there()), look.token);
+    const auto look = server_channels_->look_at_reply(start, message_length());
+    if (!look.walk) return announce_stream(look.token);
     stage_ = Stage::reply;
     return walk_reply();
 }
@@ -60,8 +39,7 @@ bool Driver::walk_reply() {
     for (;;) {
         const auto step = channels.step();
         const uint64_t at = message_start_ + channels.position();
-        const auto part = static_cast<uint32_t>(
-            std::min<uint64_t>(std::min(transmit_registered_, message_end_) - at, step.length));
+        const uint32_t part = std::min(message_bytes_there() - channels.position(), step.length);
         switch (step.kind) {
             case Kind::look: {
                 if (part < step.length) return false;
@@ -101,20 +79,15 @@ bool Driver::push(uint32_t length) {
     const uint32_t size = context_.settings->geometry.transmit_size;
     const uint64_t at = message_start_ + server_channels_->position();
     const auto offset = static_cast<uint32_t>(at & (size - 1));
-    const uint32_t most = std::min({length, kPushAtMost, size - offset, endpoint_->limits().max_message,
+    const uint32_t most = std::min({length, kMostInOneRdma, size - offset, endpoint_->limits().max_message,
                                     transmit_area_.end_of_unit(offset) - offset});
     const auto remote = server_channels_->push_destination().next(most);
     if (!remote) return false;  // cannot be: the descriptors were found to be long enough
     fabric::Sge source;
     transmit_area_.pieces(offset, remote->length, {&source, 1});
-    fabric::SendRequest request;
-    request.opcode = fabric::Opcode::rdma_write;
-    request.sges = {&source, 1};
-    request.remote_rkey = remote->token;
-    request.remote_offset = remote->offset;
-    if (context_.trace->active()) trace_rdma("RDMA Write", *remote);
-    if (!post_work(request, {at + remote->length, 0, nullptr})) return false;
-    last_transmit_end_ = at + remote->length;
+    const uint64_t end = at + remote->length;
+    if (!post_rdma(fabric::Opcode::rdma_write, source, *remote, {end, 0, nullptr})) return false;
+    last_transmit_end_ = end;
     server_channels_->push_destination().take(remote->length);
     server_channels_->skipped(remote->length);
     context_.counters->channel_bytes_read += remote->length;
@@ -125,11 +98,9 @@ bool Driver::push(uint32_t length) {
 
 bool Driver::look_at_request(std::span<const std::byte> start) {
     using Kind = smb2::ClientChannels::RequestLook::Kind;
-    const uint32_t length = static_cast<uint32_t>(message_end_ - message_start_);
-    const auto look = client_channels_->look_at_request(start, length);
+    const auto look = client_channels_->look_at_request(start, message_length());
     if (!look) return fail(look.error()), false;
-    if (look->kind == Kind::pass)
-        return announce(Stage::stream, length, static_cast<uint32_t>(message_bytes_there()), std::nullopt);
+    if (look->kind == Kind::pass) return announce_stream(std::nullopt);
     stage_ = look->kind == Kind::read ? Stage::channel_read : Stage::channel_write;
     client_amount_ = look->amount;
     client_copied_ = 0;
@@ -140,15 +111,8 @@ bool Driver::look_at_request(std::span<const std::byte> start) {
 // Goes on with a READ or WRITE that is to go by channel, as far as memory and the stream allow.
 bool Driver::start_client_transfer() {
     if (client_extent_ == Extents::kNone) {
-        const uint32_t bytes = kHeaderRoom + client_amount_;
-        client_extent_ = extents_.take(bytes);
+        client_extent_ = take_extent(kHeaderRoom + client_amount_, true);
         if (client_extent_ == Extents::kNone) return false;
-        if (auto ready = extent_area_.require(Extents::offset_of(client_extent_), bytes); !ready) {
-            extents_.give_back(std::exchange(client_extent_, Extents::kNone));
-            if (!extents_.empty()) return false;  // what the others hold will do
-            return fail({ready.error().reason, ENOBUFS}), false;
-        }
-        extents_used_since_sweep_ = true;
         const bool write = stage_ == Stage::channel_write;
         consumed_to(write ? message_start_ + wire::smb2::kRequestSize : message_end_);
     }
@@ -174,12 +138,12 @@ bool Driver::start_client_transfer() {
 bool Driver::gather_client_write() {
     const uint64_t begin = message_start_ + wire::smb2::kRequestSize;
     std::byte* to = view_.receive_area() + extent_offset(client_extent_) + kHeaderRoom;
-    const uint64_t there = std::min(transmit_registered_, message_end_) - begin;
-    const auto until = static_cast<uint32_t>(std::min<uint64_t>(there, client_amount_));
+    const uint32_t there = message_bytes_there() - static_cast<uint32_t>(wire::smb2::kRequestSize);
+    const uint32_t until = std::min(there, client_amount_);
     copy_from_stream(begin + client_copied_, {to + client_copied_, until - client_copied_});
     client_copied_ = until;
     consumed_to(begin + until);
-    return until == client_amount_ && message_bytes_there() == message_end_ - message_start_;
+    return until == client_amount_ && message_bytes_there() == message_length();
 }
 
 // ---------------------------------------------------------------- both

@@ -27,7 +27,7 @@ bool Driver::take_program_stream() {
     transmit_head_ = head;
     if (!register_transmit()) return false;
     if (stage_ == Stage::stream && transmit_registered_ > message_start_)
-        core_->on_available(static_cast<uint32_t>(message_bytes_there()));
+        core_->on_available(message_bytes_there());
     return true;
 }
 
@@ -137,6 +137,11 @@ bool Driver::announce(Stage stage, uint32_t length, uint32_t available, std::opt
     return true;
 }
 
+// The message goes on as it is.
+bool Driver::announce_stream(std::optional<uint32_t> token) {
+    return announce(Stage::stream, message_length(), message_bytes_there(), token);
+}
+
 void Driver::pump() {
     const auto now = context_.loop->now();
     const uint64_t stalls = core_->counters().stalls_no_credit + core_->counters().stalls_last_credit;
@@ -199,6 +204,33 @@ size_t Driver::stream_pieces(uint64_t start, uint32_t length, std::span<fabric::
     size_t count = transmit_area_.pieces(offset, first, out);
     if (first < length) count += transmit_area_.pieces(0, length - first, out.subspan(count));
     return count;
+}
+
+void Driver::copy_from_stream(uint64_t position, std::span<std::byte> to) const {
+    const uint32_t size = context_.settings->geometry.transmit_size;
+    const auto offset = static_cast<uint32_t>(position & (size - 1));
+    const size_t first = std::min<size_t>(to.size(), size - offset);
+    std::memcpy(to.data(), view_.transmit() + offset, first);
+    std::memcpy(to.data() + first, view_.transmit(), to.size() - first);
+}
+
+// The stream is read up to there, and nothing that is posted needs it.
+void Driver::consumed_to(uint64_t position) {
+    last_transmit_end_ = position;
+    if (send_head_ == send_tail_) transmit_released_ = position;
+}
+
+// An RDMA Read or Write between memory of ours and the peer's.
+bool Driver::post_rdma(fabric::Opcode opcode, const fabric::Sge& local, const smb2::Descriptor& remote,
+                       const SendEntry& entry) {
+    fabric::SendRequest request;
+    request.opcode = opcode;
+    request.sges = {&local, 1};
+    request.remote_rkey = remote.token;
+    request.remote_offset = remote.offset;
+    if (context_.trace->active())
+        trace_rdma(opcode == fabric::Opcode::rdma_read ? "RDMA Read" : "RDMA Write", remote);
+    return post_work(request, entry);
 }
 
 bool Driver::post_work(fabric::SendRequest request, const SendEntry& entry) {
