@@ -262,8 +262,8 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     // send
     Stage stage_ = Stage::none;
     PrivateRing rewritten_;
-    uint64_t rewritten_start_ = 0;                               // of the announced message in it
-    std::array<std::byte, smb2::ServerChannels::kLook> look_{};  // the start of the program's message
+    uint64_t rewritten_start_ = 0;               // of the announced message in it
+    std::array<std::byte, smb2::kLook> look_{};  // the start of the program's message
     uint32_t look_length_ = 0;
     uint32_t client_extent_ = Extents::kNone;  // of the program's request
     uint32_t client_amount_ = 0, client_copied_ = 0;

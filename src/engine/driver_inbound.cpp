@@ -61,10 +61,9 @@ bool Driver::take_payload(uint32_t slot, const connection::Delivery& delivery) {
         assembly_ = server_channels_ || client_channels_ ? Assembly::judging : Assembly::direct;
     }
     if (assembly_ == Assembly::judging) {
-        constexpr uint32_t kLook = smb2::ServerChannels::kLook;
         // One copy of the start, since the program can write there; it is judged by nothing else.
-        std::array<std::byte, kLook> start;
-        const uint32_t wanted = std::min(kLook, arriving_length_);
+        std::array<std::byte, smb2::kLook> start;
+        const uint32_t wanted = std::min(smb2::kLook, arriving_length_);
         const auto had = static_cast<uint32_t>(gathered_.size());
         const uint32_t part = std::min<uint32_t>(wanted - had, delivery.length);
         std::copy(gathered_.begin(), gathered_.end(), start.begin());

@@ -22,8 +22,7 @@ Unused why_unused(std::span<const std::byte> start, uint32_t length, const Negot
     if (protocol_id(start) == kTransformId)
         return length >= kChannelThreshold ? Unused::encryption : Unused::none;
     const auto header = parse_header(start);
-    if (!header || (header->flags & server_to_redirector) ||
-        (header->command != Command::read && header->command != Command::write))
+    if (!header || (header->flags & server_to_redirector) || !is_transfer(header->command))
         return Unused::none;
     const auto transfer = parse_transfer(start, header->command);
     if (!transfer || transfer->channel != Channel::none || transfer->length < kChannelThreshold)

@@ -12,6 +12,10 @@ namespace smbdirect::smb2 {
 // Transfers below this are cheaper inline; Linux's client switches there too.
 constexpr uint32_t kChannelThreshold = 4096;
 
+// So many bytes from the start of a message, or all of a shorter one, is what the looks at it want: as many
+// as Negotiated::learn() needs.
+constexpr uint32_t kLook = wire::smb2::kNegotiateReplySize;
+
 struct Negotiated {
     uint16_t dialect = 0;  // 0: not known yet
     uint32_t max_read_size = 0, max_write_size = 0;

@@ -20,7 +20,7 @@ Result<ClientChannels::RequestLook> ClientChannels::look_at_request(std::span<co
         return RequestLook{};
     };
     const auto header = parse_header(start);
-    if (!header || (header->command != Command::read && header->command != Command::write)) return pass();
+    if (!header || !is_transfer(header->command)) return pass();
     const auto transfer = parse_transfer(start, header->command);
     if (!transfer) return pass();
     const bool write = transfer->write;
@@ -81,11 +81,10 @@ Result<ClientChannels::ReplyLook> ClientChannels::look_at_reply(std::span<const 
     if (!request) return ReplyLook{};
     // No request of a compound was translated, and nobody gathers replies to single ones into compounds.
     if (header->next_command != 0) return fail(Reason::channel_reply, ECONNRESET);
-    if (header->status == kStatusPending && (header->flags & async_command)) return ReplyLook{};
+    if (is_interim(*header)) return ReplyLook{};
 
     ReplyLook look{.kind = Kind::release, .cookie = request->cookie, .amount = 0, .header = {}};
-    const bool data = request->command == Command::read && header->command == Command::read &&
-                      (header->status == kStatusSuccess || header->status == kStatusBufferOverflow);
+    const bool data = carries_data(*header, *request);
     const uint32_t wanted = request->length;
     outstanding_.remove(request);
     if (!data) return look;

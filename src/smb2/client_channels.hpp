@@ -30,8 +30,6 @@ struct ClientLimits {
 
 class ClientChannels {
   public:
-    static constexpr uint32_t kLook = wire::smb2::kNegotiateReplySize;
-
     explicit ClientChannels(const ClientLimits&);
 
     // ---- requests of the program

@@ -28,8 +28,8 @@ bool CompoundGuard::look() {
     if (!header) return false;
     const uint32_t next = header->next_command;
     if (next != 0 && next < kHeaderSize) return false;
-    const bool transfers = header->command == Command::read || header->command == Command::write;
-    if (transfers && (next == 0 || next >= kRequestSize)) {  // a shorter one has no channel
+    // A shorter one has no channel.
+    if (is_transfer(header->command) && (next == 0 || next >= kRequestSize)) {
         if (collected_ < kRequestSize) {
             wanted_ = kRequestSize;
             return true;

@@ -24,6 +24,18 @@ struct Request {
     uint32_t first_descriptor = 0, descriptors = 0;  // READ: where the data goes, in the table's pool
 };
 
+// Of a reply's header: another one follows, and the request stays outstanding [MS-SMB2] 3.3.4.2.
+inline bool is_interim(const wire::smb2::Header& reply) {
+    return reply.status == wire::smb2::kStatusPending && (reply.flags & wire::smb2::async_command);
+}
+
+// Whether what was read comes with this reply; STATUS_BUFFER_OVERFLOW is no error here [MS-SMB2] 3.3.4.4.
+inline bool carries_data(const wire::smb2::Header& reply, const Request& request) {
+    using namespace wire::smb2;
+    return !request.refused && request.command == Command::read && reply.command == Command::read &&
+           (reply.status == kStatusSuccess || reply.status == kStatusBufferOverflow);
+}
+
 class Outstanding {
   public:
     Outstanding(uint32_t max_requests, uint32_t max_descriptors) : max_descriptors_(max_descriptors) {
@@ -59,7 +71,7 @@ class Outstanding {
     // Whether an element of a reply with this MessageId can belong to a compound with a translated request in
     // it.
     bool has_compound_with(uint64_t message_id) const {
-        if (in_compound_ == 0) return false;
+        if (!any_in_compound()) return false;
         for (const auto& request : requests_)
             if (request.in_compound && message_id >= request.compound_first &&
                 message_id <= request.compound_last)

@@ -46,9 +46,6 @@ struct TranslatedRequest {
 
 class ServerChannels {
   public:
-    // So many bytes from the start of a message, or all of a shorter one, is what the looks below want.
-    static constexpr uint32_t kLook = wire::smb2::kNegotiateReplySize;
-
     explicit ServerChannels(const ServerLimits&);
 
     // ---- requests
@@ -58,6 +55,7 @@ class ServerChannels {
         oversized,  // a compound too large for that: it goes as it is, if a CompoundGuard finds no channel in
                     // it
     };
+    // The first min(kLook, length) bytes.
     Look look_at_request(std::span<const std::byte> start, uint32_t length) const;
     // A whole message. Nothing: it has no channel and goes as it is. Error: the connection must end.
     Result<const TranslatedRequest*> translate(std::span<const std::byte> message);
@@ -70,6 +68,7 @@ class ServerChannels {
         bool walk = false;              // walk over it; otherwise it goes as it is,
         std::optional<uint32_t> token;  // with this to be invalidated
     };
+    // The first min(kLook, length) bytes.
     ReplyLook look_at_reply(std::span<const std::byte> start, uint32_t length);
 
     // One step of the walk over a reply whose data go by RDMA Write; begins at the reply's first byte.

@@ -7,19 +7,6 @@ namespace smbdirect::smb2 {
 
 using namespace wire::smb2;
 
-namespace {
-
-bool is_interim(const Header& header) {
-    return header.status == kStatusPending && (header.flags & async_command);
-}
-
-bool carries_data(const Header& header, const Request& request) {
-    return !request.refused && request.command == Command::read && header.command == Command::read &&
-           (header.status == kStatusSuccess || header.status == kStatusBufferOverflow);
-}
-
-}  // namespace
-
 ServerChannels::ReplyLook ServerChannels::look_at_reply(std::span<const std::byte> start, uint32_t length) {
     negotiated_.learn(start);
     if (outstanding_.empty()) return {};

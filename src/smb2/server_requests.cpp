@@ -9,12 +9,22 @@ using namespace wire::smb2;
 
 namespace {
 
-bool is_transfer(Command command) { return command == Command::read || command == Command::write; }
-
 // What the program's transport can say of a message's length: 24 bits.
 constexpr uint32_t kMaxInlined = 0xffffff;
 
 constexpr uint32_t round_up_8(uint32_t n) { return (n + 7) & ~7u; }
+
+// A program that knows no channels would answer it inline. A WRITE whose data are not behind it is refused by
+// every such server.
+bool is_overlooked(const Transfer& transfer) {
+    return transfer.channel != Channel::none && (!transfer.write || transfer.data_offset == kRequestSize);
+}
+
+// Calls visit(descriptor) for one after the other of what channel_info() found.
+template <class Visit>
+void for_each_descriptor(std::span<const std::byte> info, const Visit& visit) {
+    for (; !info.empty(); info = info.subspan(Descriptor::kSize)) visit(*wire::parse_buffer_descriptor(info));
+}
 
 }  // namespace
 
@@ -78,9 +88,7 @@ bool ServerChannels::carries_channel(std::span<const std::byte> start) {
     const auto header = parse_header(start);
     if (!header || !is_transfer(header->command)) return false;
     const auto transfer = parse_transfer(start, header->command);
-    // A WRITE whose data are not behind it is refused by every server that knows no channels.
-    return transfer && transfer->channel != Channel::none &&
-           (!transfer->write || transfer->data_offset == kRequestSize);
+    return transfer && is_overlooked(*transfer);
 }
 
 // ---------------------------------------------------------------- translating
@@ -107,8 +115,7 @@ const char* ServerChannels::refusal_of(const Element& element) const {
     const auto info = element.channel_info();
     if (!info) return "its Buffer Descriptors are not where they may be";
     uint64_t room = 0;
-    for (size_t at = 0; at < info->size(); at += Descriptor::kSize)
-        room += wire::parse_buffer_descriptor(info->subspan(at))->length;
+    for_each_descriptor(*info, [&](const Descriptor& d) { room += d.length; });
     if (room < amount) return "its Buffer Descriptors have less room than it asks for";
     if (!outstanding_.has_room(transfer.write ? 0 : info->size() / Descriptor::kSize))
         return "too many requests with channels are outstanding";
@@ -136,7 +143,7 @@ Result<const TranslatedRequest*> ServerChannels::translate(std::span<const std::
         any = true;
         if (!(element.header.flags & is_signed)) return void(all_refused_anyway = false);
         // A signed WRITE is left as it is: the program checks the signature and refuses the DataOffset.
-        if (!element.transfer->write || element.transfer->data_offset == kRequestSize) signed_read = true;
+        if (is_overlooked(*element.transfer)) signed_read = true;
     });
     if (!any) return nullptr;
     if (!whole) return fail(Reason::channel_compound, ECONNRESET);
@@ -196,10 +203,9 @@ void ServerChannels::append_transfer(const Element& element) {
         translated_.refusal = refusal;
     } else if (write) {
         ++translated_.writes;
-        const auto info = *element.channel_info();
         const auto first = static_cast<uint32_t>(translated_.sources.size());
-        for (size_t at = 0; at < info.size(); at += Descriptor::kSize)
-            translated_.sources.push_back(*wire::parse_buffer_descriptor(info.subspan(at)));
+        for_each_descriptor(*element.channel_info(),
+                            [&](const Descriptor& d) { translated_.sources.push_back(d); });
         translated_.fetches.push_back(
             {translated_.length, amount, first, static_cast<uint32_t>(translated_.sources.size()) - first});
         translated_.length += amount;
@@ -224,11 +230,8 @@ void ServerChannels::remember(const Element& element, bool refused) {
     // A MessageId that is in use already makes the program end the connection.
     if (outstanding_.find(request.message_id)) return;
     remembered_.clear();
-    if (!refused && !element.transfer->write) {
-        const auto info = *element.channel_info();
-        for (size_t at = 0; at < info.size(); at += Descriptor::kSize)
-            remembered_.push_back(*wire::parse_buffer_descriptor(info.subspan(at)));
-    }
+    if (!refused && !element.transfer->write)
+        for_each_descriptor(*element.channel_info(), [&](const Descriptor& d) { remembered_.push_back(d); });
     if (outstanding_.has_room(remembered_.size())) outstanding_.add(request, remembered_);
 }
 

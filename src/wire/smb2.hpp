@@ -14,6 +14,7 @@ constexpr uint32_t kProtocolId = 0x424d53fe;   // FE 53 4D 42: a plain message [
 constexpr uint32_t kTransformId = 0x424d53fd;  // FD: encrypted [MS-SMB2] 2.2.41
 
 enum class Command : uint16_t { negotiate = 0, read = 8, write = 9, cancel = 12 };
+constexpr bool is_transfer(Command command) { return command == Command::read || command == Command::write; }
 
 enum HeaderFlags : uint32_t {  // [MS-SMB2] 2.2.1.2
     server_to_redirector = 0x1,

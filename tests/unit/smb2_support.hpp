@@ -199,7 +199,7 @@ class RemoteMemory {
 };
 
 inline std::span<const std::byte> look_part(std::span<const std::byte> message) {
-    return message.first(std::min<size_t>(ServerChannels::kLook, message.size()));
+    return message.first(std::min<size_t>(smb2::kLook, message.size()));
 }
 
 // ---- the engine's moves
