@@ -3,7 +3,9 @@
 #include <bit>
 #include <cerrno>
 #include <cstdlib>
+#include <initializer_list>
 #include <string_view>
+#include <utility>
 
 namespace smbdirect::engine {
 namespace {
@@ -19,28 +21,19 @@ void read_number(const char* name, T* value, uint64_t least, uint64_t most) {
     if (errno == 0 && *end == '\0' && number >= least && number <= most) *value = static_cast<T>(number);
 }
 
-// Of the software fabric. "auto" is what stands without the variable.
-void read_crc(const char* name, fabric::iwarp::Crc* value) {
+// One of these words from the environment; anything else leaves the default.
+template <class T>
+void read_word(const char* name, T* value, std::initializer_list<std::pair<std::string_view, T>> words) {
     const char* text = std::getenv(name);
-    const std::string_view word = text ? text : "";
-    if (word == "off") *value = fabric::iwarp::Crc::off;
-    if (word == "on") *value = fabric::iwarp::Crc::on;
-    if (word == "auto") *value = fabric::iwarp::Crc::automatic;
-}
-
-// Of SMB2, for READ and WRITE of our own programs.
-void read_channels(const char* name, ChannelUse* value) {
-    const char* text = std::getenv(name);
-    const std::string_view word = text ? text : "";
-    if (word == "off") *value = ChannelUse::off;
-    if (word == "needed") *value = ChannelUse::needed;
-    if (word == "on") *value = ChannelUse::on;
-    if (word == "auto") *value = ChannelUse::automatic;
+    if (!text) return;
+    for (const auto& [word, meaning] : words)
+        if (text == word) *value = meaning;
 }
 
 }  // namespace
 
 Settings settings_from_environment() {
+    using fabric::iwarp::Crc;
     Settings settings;
     // A whole SMB message of 8 MiB: smbd reads the next one from its file while this one is on its way
     // (measured: get on the memory path at 1.2 instead of 1.0 of TCP).
@@ -72,9 +65,14 @@ Settings settings_from_environment() {
     read_number("SMBDIRECT_RECEIVE_AREA", &receive_kib, 512, 1u << 20);   // KiB
     if (transmit_kib) settings.geometry.transmit_size = std::bit_ceil(transmit_kib) * 1024;
     if (receive_kib) settings.geometry.receive_area_size = (receive_kib + 3) / 4 * 4096;
-    read_crc("SMBDIRECT_IWARP_CRC", &settings.iwarp.crc);                     // off, on or auto
+    read_word("SMBDIRECT_IWARP_CRC", &settings.iwarp.crc,
+              {{"off", Crc::off}, {"on", Crc::on}, {"auto", Crc::automatic}});
     read_number("SMBDIRECT_IWARP_REVISION", &settings.iwarp.revision, 1, 2);  // of MPA, in our requests
-    read_channels("SMBDIRECT_CHANNELS", &settings.channels);                  // off, needed, on or auto
+    read_word("SMBDIRECT_CHANNELS", &settings.channels,
+              {{"off", ChannelUse::off},
+               {"needed", ChannelUse::needed},
+               {"on", ChannelUse::on},
+               {"auto", ChannelUse::automatic}});
     uint64_t keepalive_ms = 0;
     read_number("SMBDIRECT_KEEPALIVE", &keepalive_ms, 100, 86'400'000);  // milliseconds
     if (keepalive_ms) settings.stranger.keepalive_interval = static_cast<int64_t>(keepalive_ms) * 1'000'000;
