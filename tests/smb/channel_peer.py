@@ -16,7 +16,6 @@ import argparse
 import os
 import random
 import select
-import struct
 import sys
 import time
 

@@ -126,6 +126,12 @@ launch() {
 # Whether SMBDIRECT is listened for where it belongs to a port of TCP.
 rdma_listens() { port_listens $(($1 + 5000)); }  # PORT
 
+# A user for the smbd in $dir, which need not run yet. The system has to know one of this name.
+add_samba_user() {  # USER PASSWORD
+    printf '%s\n' "$2" "$2" | pdbedit -s "$dir/smb.conf" -a -u "$1" -t >"$dir/pdbedit.out" 2>&1 ||
+        { tail -n 3 "$dir/pdbedit.out" >&2; return 1; }
+}
+
 client_prefix=()  # what a client is started through, such as (ip netns exec NAME)
 # Runs any program of Samba with the library, bounded in time. What it says goes to stdout and stderr as ever.
 guest() {  # PROGRAM ARGUMENT...
@@ -172,6 +178,9 @@ expect_moved() {  # BYTES: at least
     bytes=$(moved)
     [ "$bytes" -ge "$1" ] || fail "the engine moved $bytes bytes over SMBDIRECT, not the $1 that were due"
 }
+
+# Bytes of READ and WRITE that went by SMB2 RDMA channel, at every end that is on the engine.
+by_channel() { echo $(($(engine_counter channel_bytes_read) + $(engine_counter channel_bytes_written))); }
 
 # Commands that must fail, and soon; what they said is in $dir/said.
 expect_failure() {  # COMMAND...
