@@ -35,6 +35,30 @@ in_namespace() {
     [ "$(id -u)" = 0 ] || echo 0 >/proc/sys/net/ipv4/ip_unprivileged_port_start
 }
 
+# Goes on where it may mount, for other_samba.
+in_mount_namespace() {
+    [ -z "${SMBDIRECT_TEST_MOUNTS:-}" ] || return 0
+    [ "$(id -u)" = 0 ] || skip "chroot is for root alone"
+    unshare -m true 2>/dev/null || skip "a mount namespace is not permitted here"
+    SMBDIRECT_TEST_MOUNTS=1 exec unshare -m -- "$0" "$@"
+}
+# Makes this test's directory and the library known in another system's root file system, whose Samba can then be started
+# by (chroot ROOT PROGRAM). The engine needs the libraries it was built with, and is started out here.
+other_samba() {  # ROOT
+    local place
+    for place in "$test_dir" "$(dirname "$library")"; do
+        mkdir -p "$1$place"
+        mount --bind "$place" "$1$place"
+    done
+    for place in /proc /dev; do mount --rbind $place "$1$place"; done
+    if [ "$plain" = 0 ] && [ -z "$(engine_pids)" ]; then
+        "$engine" --foreground >"$test_dir/engine.out" 2>&1 &
+        others+=($!)
+        wait_until 10 engine_answers || fail "the engine does not start: $(cat "$test_dir/engine.out")"
+    fi
+}
+engine_answers() { "$engine" --counters >/dev/null 2>&1; }
+
 # ---- beginning and end
 
 servers=()  # "directory pid" of each smbd that was started

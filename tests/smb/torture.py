@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 
+COMMAND = os.environ["TORTURE_COMMAND"].split()
 AGAIN = 3  # more runs of a test whose outcomes differ
 RESULT = re.compile(r"^(success|failure|skip|error): (.*?)(?: \[)?$")
 PLACE = re.compile(r"source\d/\S+?\.c:\d+")
@@ -36,7 +37,7 @@ OPTIONS = ["--option=torture:filename=file", "--option=torture:offset=0", "--opt
 
 def all_tests():
     # Its names are those of suite, case and test, of which the last two are mostly the same.
-    listed = subprocess.run(["smbtorture", "--list"], capture_output=True, text=True).stdout.splitlines()
+    listed = subprocess.run([*COMMAND, "--list"], capture_output=True, text=True).stdout.splitlines()
     return [name for name in listed if name.startswith("smb2.")]
 
 
@@ -82,7 +83,7 @@ class Runner:
             directory.mkdir(parents=True)
         if self.owner:
             shutil.chown(share_directory, *self.owner)
-        command = ["smbtorture", f"//127.0.0.1/{share}", "-p", str(transport.port), "-U", self.options.user,
+        command = [*COMMAND, f"//127.0.0.1/{share}", "-p", str(transport.port), "-U", self.options.user,
                    "-s", str(transport.directory / "client.conf"), "--format=subunit",
                    f"--option=torture:localdir={share_directory}", *OPTIONS, test]
         begun = time.monotonic()
@@ -213,7 +214,8 @@ def report(outcomes, rules):
             if said == "differs" and not known:
                 bad.append(test)
     for rule in rules:
-        if rule.kind in ("unsteady", "differs") and rule not in seen and any(rule_for([rule], test, rule.kind) for test in outcomes):
+        if rule.kind in ("unsteady", "differs") and rule not in seen and any(rule_for([rule], test, rule.kind)
+                                                                             for test in outcomes):
             print(f"{rule.pattern} is listed as '{rule.kind}', which did not happen this time")
     columns = [(transport, kind) for transport in next(iter(outcomes.values())) for kind in (*kinds, "other")]
     print(f"{'':30} tests same unsteady differs | " + " | ".join(f"{t}: success failure skip other" for t in dict(columns)))
