@@ -127,6 +127,22 @@ std::atomic<int>* wiped_page() {
     return page;
 }
 
+// Whose engine to ask. What a process has from before it gave up its rights belongs to the engine of that
+// time, which serves nothing else to another user: for what is new there is one of the user that the process
+// is now.
+uid_t owner_of_engine(session::RequestType type, int fd) {
+    using enum session::RequestType;
+    const int saved = errno;
+    ucred maker{};
+    socklen_t length = sizeof maker;
+    const bool made = type == attach && real::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &maker, &length) == 0 &&
+                      maker.uid != static_cast<uid_t>(-1);
+    errno = saved;
+    if (made) return maker.uid;
+    const bool from_before = type == attach || type == claim || type == forget_listener;
+    return from_before ? settings().uid : static_cast<uid_t>(raw(SYS_getuid));
+}
+
 }  // namespace
 
 bool Once::begin() {
@@ -168,7 +184,7 @@ Result<session::Reply> ask(session::Request& request, int pass_fd, session::Repl
     options.socket_name = s.socket_name[0] ? s.socket_name : nullptr;
     options.engine_path = s.engine[0] && patience.may_start ? s.engine : nullptr;
     options.wait_ms = patience.wait_ms;
-    options.uid = s.uid;
+    options.uid = owner_of_engine(request.type, pass_fd);
     request.pid = static_cast<int32_t>(raw(SYS_getpid));
     static_assert(sizeof request.program == sizeof s.program);
     std::memcpy(request.program, s.program, sizeof request.program);

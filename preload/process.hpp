@@ -39,7 +39,7 @@ struct Settings {
     char engine[256];           // path of smbdirectd; empty: not found
     char socket_name[96];       // SMBDIRECT_SOCKET; empty: none
     char trace_directory[256];  // SMBDIRECT_TRACE, made absolute; empty: no trace
-    uid_t uid;                  // real uid when first needed: whose engine
+    uid_t uid;                  // real uid when first needed
     uint32_t protocol;          // SMBDIRECT_PROTOCOL
     bool accept_options;        // SMBDIRECT_EXPLICIT_OPTIONS=accept: setsockopt on explicit sockets succeeds
                                 // silently

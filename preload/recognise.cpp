@@ -18,7 +18,8 @@ bool made_by_the_engine(int fd) {
     ucred creator{};
     socklen_t length = sizeof creator;
     if (real::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &creator, &length) != 0) return false;
-    return creator.uid == 0 || creator.uid == settings().uid;
+    return creator.uid == 0 || creator.uid == settings().uid ||
+           creator.uid == static_cast<uid_t>(raw(SYS_getuid));
 }
 
 bool own_name(int fd, sockaddr_un* name, socklen_t* length) {

@@ -1,15 +1,16 @@
 /* A program that makes life hard for a library in it: it closes every descriptor, becomes a daemon, forbids
- * itself system calls, and only then serves or calls.
+ * itself system calls or gives up its rights, and only then serves or calls.
  *
- *     guest daemon PORT FILE     closes all, daemonises, echoes one message of one client; its pid goes to
- * FILE guest seccomp PORT         may start no process and no program any more; sends a message and compares
- * the echo */
+ * guest daemon PORT FILE: closes all, daemonises, echoes one message of one client; its pid goes to FILE.
+ * guest drop PORT: as root; listens, becomes nobody, calls itself.
+ * guest seccomp PORT: may start no process and no program any more; sends a message and compares the echo. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,6 +57,24 @@ static int serve_as_daemon(const char* port, const char* path) {
     return 0;
 }
 
+static int call_itself_as_nobody(const char* port) {
+    const struct sockaddr_in address = loopback(port);
+    const int listener = socket(AF_INET, SOCK_STREAM, 0),
+              client = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (bind(listener, (const void*)&address, sizeof address) < 0 || listen(listener, 1) < 0) return 2;
+    if (setgid(65534) < 0 || setuid(65534) < 0) return 77;
+    if (connect(client, (const void*)&address, sizeof address) < 0 && errno != EINPROGRESS) {
+        perror("connect");
+        return 1;
+    }
+    const int server = accept(listener, NULL, NULL);
+    struct pollfd connected = {client, POLLOUT, 0};
+    if (server < 0 || poll(&connected, 1, 20000) != 1 || send(client, message, SIZE, 0) != SIZE) return 3;
+    char data[SIZE];
+    receive(server, data);
+    return memcmp(data, message, SIZE) ? 4 : 0;
+}
+
 /* As a sandbox does: EPERM for whatever makes a process or a program out of this one. */
 static void forbid_processes(void) {
     const int forbidden[] = {SYS_clone, SYS_execve, SYS_execveat, SYS_ptrace,
@@ -95,6 +114,7 @@ static int call_in_a_sandbox(const char* port) {
 
 int main(int count, char** words) {
     if (count == 4 && strcmp(words[1], "daemon") == 0) return serve_as_daemon(words[2], words[3]);
+    if (count == 3 && strcmp(words[1], "drop") == 0) return call_itself_as_nobody(words[2]);
     if (count == 3 && strcmp(words[1], "seccomp") == 0) return call_in_a_sandbox(words[2]);
     return 64;
 }
