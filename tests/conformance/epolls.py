@@ -1,0 +1,2 @@
+"""epoll."""
+from harness import *

@@ -1,0 +1,170 @@
+"""What the cases are made of. A case is a function that says what it sees; it runs in a process of its own."""
+import array, ctypes, errno, fcntl, itertools, os, select, socket, struct, sys, termios, threading, time
+
+libc = ctypes.CDLL(None, use_errno=True)
+port = int(sys.argv[1])  # of every listener
+cases = {}               # name -> function
+LOOPBACK = {socket.AF_INET: '127.0.0.1', socket.AF_INET6: '::1'}
+FAMILIES = {'ipv4': socket.AF_INET, 'ipv6': socket.AF_INET6}
+MODES = {'blocking': True, 'nonblocking': False}
+
+
+def each(where=None, **axes):
+    """One case for each combination; an axis is a tuple of words, or a dictionary of names and values."""
+    def register(function):
+        stem = [function.__module__, function.__name__.replace('_', '-')]
+        for names in itertools.product(*axes.values()):
+            if where and not where(*names):
+                continue
+            values = {key: axes[key][name] if isinstance(axes[key], dict) else name for key, name in zip(axes, names)}
+            cases['/'.join(stem + [str(name) for name in names])] = lambda values=values: function(**values)
+        return function
+    return register
+
+
+def case(function):
+    return each()(function)
+
+
+# ---------------------------------------------------------------- saying
+
+def say(*words):
+    print('   ', *words, flush=True)
+
+
+def error_name(number):
+    return errno.errorcode.get(number, number)
+
+
+def outcome(function, *arguments, **named):
+    """What a call gave: its value, or the name of its errno."""
+    try:
+        value = function(*arguments, **named)
+        return value if value is not None else 'ok'
+    except socket.timeout as error:
+        return error_name(error.errno) if error.errno else 'timeout'
+    except OSError as error:
+        return error_name(error.errno)
+
+
+def called(function, *arguments):
+    """The same of a function of libc."""
+    ctypes.set_errno(0)
+    result = function(*arguments)
+    return error_name(ctypes.get_errno()) if result == -1 else result
+
+
+def mask_names(mask):
+    names = [('IN', 1), ('PRI', 2), ('OUT', 4), ('ERR', 8), ('HUP', 16), ('NVAL', 32), ('RDHUP', 0x2000)]
+    return '|'.join(name for name, bit in names if mask & bit) or '-'
+
+
+def poll_mask(s, events=select.POLLIN | select.POLLOUT | select.POLLRDHUP, wait=0):
+    p = select.poll()
+    p.register(s, events)
+    ready = p.poll(wait)
+    return mask_names(ready[0][1]) if ready else '-'
+
+
+# ---------------------------------------------------------------- waiting
+
+def until(condition, seconds=5):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def wait_for(s, word):
+    """Until the poll mask has this in it."""
+    return until(lambda: word in poll_mask(s).split('|'))
+
+
+def in_thread(function, *arguments):
+    thread = threading.Thread(target=function, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
+def asleep(thread):
+    """Until the thread sleeps in a system call, as far as that can be known."""
+    def sleeping():
+        with open(f'/proc/self/task/{thread.native_id}/stat') as f:
+            return f.read().rsplit(')', 1)[1].split()[0] == 'S'
+    return until(lambda: sleeping() and (time.sleep(0.01), sleeping())[1])
+
+
+# ---------------------------------------------------------------- connections
+
+def message(size, byte=b'x'):
+    """As SMB frames what it sends: 4 bytes of length, then so many bytes."""
+    return struct.pack('>I', size) + byte * size
+
+
+def listener(family=socket.AF_INET, address=None, backlog=16):
+    l = socket.socket(family, socket.SOCK_STREAM)
+    l.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    l.bind((address or LOOPBACK[family], port))
+    l.listen(backlog)
+    return l
+
+
+def connection(**named):
+    """Both ends of a connection: the one that asked, the one that was accepted."""
+    l = listener(**named)
+    c = socket.create_connection(l.getsockname()[:2])
+    s, _ = l.accept()
+    l.close()
+    return c, s
+
+
+def reset(s):
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    s.close()
+
+
+def received(s, size):
+    data = b''
+    while len(data) < size:
+        more = s.recv(size - len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def number_of(s, request):
+    buffer = array.array('i', [0])
+    fcntl.ioctl(s, request, buffer)
+    return buffer[0]
+
+
+def waiting(s):
+    return number_of(s, termios.FIONREAD)
+
+
+def unsent(s):
+    return number_of(s, termios.TIOCOUTQ)
+
+
+def deliver(c, s, data):
+    """Sends, and waits until it is there."""
+    before = waiting(s)
+    c.sendall(data)
+    return until(lambda: waiting(s) == before + len(data))
+
+
+def fill(c, piece=message(1 << 20)):
+    """Sends until nothing more is taken, and what has been taken does not move any more."""
+    c.setblocking(False)
+    sent, still = 0, 0
+    while still < 20:
+        try:
+            sent += c.send(piece[sent % len(piece):])
+            still = 0
+        except BlockingIOError:
+            still += 1
+            time.sleep(0.01)
+    return sent

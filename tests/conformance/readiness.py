@@ -1,0 +1,2 @@
+"""poll(), select() and their kin."""
+from harness import *
