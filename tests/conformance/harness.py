@@ -88,12 +88,15 @@ def in_thread(function, *arguments):
     return thread
 
 
-def asleep(thread):
-    """Until the thread sleeps in a system call, as far as that can be known."""
-    def sleeping():
-        with open(f'/proc/self/task/{thread.native_id}/stat') as f:
-            return f.read().rsplit(')', 1)[1].split()[0] == 'S'
-    return until(lambda: sleeping() and (time.sleep(0.01), sleeping())[1])
+def sleeps(thread):
+    """In a system call, as far as that can be known: it does so twice, and could have had the interpreter in between."""
+    def state():
+        try:
+            with open(f'/proc/self/task/{thread.native_id}/stat') as f:
+                return f.read().rsplit(')', 1)[1].split()[0]
+        except OSError:
+            return 'ended'
+    return state() == 'S' and (time.sleep(0.01), state())[1] == 'S'
 
 
 # ---------------------------------------------------------------- connections

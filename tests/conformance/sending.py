@@ -64,6 +64,17 @@ def timeout():
 
 
 @case
+def part_of_a_message():
+    """A receiver sees the beginning before the end is sent."""
+    c, s = connection()
+    for size, sent in ((10, 6), (100000, 50000)):
+        c.sendall(message(size)[:sent])
+        say(size, until(lambda: waiting(s) == sent, 1))
+        c.sendall(message(size)[sent:])
+        say(received(s, size + 4) == message(size))
+
+
+@case
 def file():
     c, s = connection()
     with tempfile.TemporaryFile() as f:
