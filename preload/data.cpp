@@ -1,6 +1,7 @@
 #include "data.hpp"
 
 #include <endian.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
 
@@ -49,7 +50,18 @@ StreamResult nowhere_to_put_it(Attachment& attachment, int fd) {
     return result.bytes ? StreamResult{0, EFAULT, false} : result;
 }
 
+// MSG_PEEK with MSG_TRUNC: how much there is, and nothing moves.
+StreamResult count_only(Attachment& attachment, int fd, size_t most) {
+    char byte;
+    const iovec aside{&byte, 1};
+    StreamResult result = session::stream_receive(attachment.view, fd, &aside, 1, true);
+    if (result.bytes) result.bytes = std::clamp<size_t>(session::stream_readable(attachment.view), 1, most);
+    return result;
+}
+
 StreamResult look(Attachment& attachment, int fd, const IovCursor& cursor, int flags) {
+    if (flags & MSG_TRUNC && flags & MSG_PEEK)
+        return count_only(attachment, fd, cursor.total() - cursor.done());
     if (flags & MSG_TRUNC)
         return session::stream_discard(attachment.view, fd, cursor.total() - cursor.done());
     const auto window = cursor.window();
@@ -70,6 +82,15 @@ ssize_t receive_nothing(Attachment& attachment, int fd, int flags) {
         if (is_nonblocking(fd, flags)) return fail_with(EAGAIN);
         if (const int error = wait_readable(attachment, fd)) return fail_with(error);
     }
+}
+
+// MSG_PEEK with MSG_WAITALL waits for more while there is something already, which A cannot tell: a nap, in
+// the hope that it does. False: not to be waited for.
+bool nap_for_more(Attachment& attachment, int fd, int flags, const Deadline& deadline) {
+    if (is_nonblocking(fd, flags) || ended(attachment.memory()) || deadline.left_ms() == 0) return false;
+    if (attachment.memory().shutdown.load() & session::shutdown_read) return false;
+    constexpr int kNapMs = 2;
+    return ::poll(nullptr, 0, kNapMs) == 0;
 }
 
 // SO_RCVLOWAT, of which poll() knows nothing here.
@@ -152,6 +173,9 @@ ssize_t receive(Attachment& attachment, int fd, const iovec* iov, size_t count, 
     // A blocking call is content with so much; an explicit socket waits for all that was asked for.
     const bool all = (flags & MSG_WAITALL || attachment.explicit_face()) && !(flags & MSG_PEEK);
     const size_t enough = all ? cursor.total() : least_wanted(attachment, cursor.total());
+    constexpr int kPeekAll = MSG_PEEK | MSG_WAITALL;
+    const Deadline peek_deadline(
+        (flags & kPeekAll) == kPeekAll ? attachment.socket_options().receive_timeout_us.load() : 0);
     for (;;) {
         const ConnectionState state = session::stream_state(attachment.view, fd);
         if (state == ConnectionState::failed) return after_failed_connect(attachment, fd, false, flags);
@@ -159,7 +183,11 @@ ssize_t receive(Attachment& attachment, int fd, const iovec* iov, size_t count, 
                                         ? StreamResult{0, EAGAIN, false}
                                         : look(attachment, fd, cursor, flags);
         if (result.bytes) {
-            if (flags & MSG_PEEK) return static_cast<ssize_t>(result.bytes);
+            if (flags & MSG_PEEK) {
+                const bool more = (flags & MSG_WAITALL) && result.bytes < cursor.window().bytes;
+                if (more && nap_for_more(attachment, fd, flags, peek_deadline)) continue;
+                return static_cast<ssize_t>(result.bytes);
+            }
             const size_t asked = flags & MSG_TRUNC ? cursor.total() - cursor.done() : cursor.window().bytes;
             cursor.advance(result.bytes);
             if (cursor.done() == cursor.total()) return static_cast<ssize_t>(cursor.done());

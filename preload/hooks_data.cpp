@@ -13,6 +13,7 @@
 #include "passed_fds.hpp"
 #include "real.hpp"
 #include "recognise.hpp"
+#include "session/readiness.hpp"
 #include "smbdirect/smbdirect.h"
 #include "trace.hpp"
 #include "user_memory.hpp"
@@ -109,7 +110,9 @@ ssize_t transmit_message(Attachment& attachment, int fd, const msghdr* message, 
 ssize_t at_position(const char* name, Attachment& attachment, int fd, const iovec* iov, int count,
                     off64_t offset, int flags, bool reading) {
     if (offset != -1) return errno = ESPIPE, -1;
-    if (count < 0) return errno = EINVAL, -1;
+    if (count < 0 || count > IOV_MAX) return errno = EINVAL, -1;
+    if (!can_read(iov, static_cast<size_t>(count) * sizeof *iov)) return errno = EFAULT, -1;
+    if (sum(iov, static_cast<size_t>(count)) == 0) return 0;  // asks nobody, as in the kernel
     const int message_flags = flags & RWF_NOWAIT ? MSG_DONTWAIT : 0;
     return reading ? receive_traced(name, attachment, fd, iov, static_cast<size_t>(count),
                                     message_flags | kPlainRead)
@@ -194,6 +197,16 @@ int recvmmsg_elsewhere(int fd, mmsghdr* messages, unsigned count, int flags, tim
     return result;
 }
 
+int pending_error(Attachment& attachment, int fd) {
+    const bool may_have_one = is_connection(attachment) && !attachment.explicit_face();
+    return may_have_one ? session::take_error(attachment.view, fd) : 0;
+}
+
+// What comes after some messages is kept for the next call.
+bool only_error_left(const Attachment& attachment) {
+    return attachment.memory().error.load() && session::stream_readable(attachment.view) == 0;
+}
+
 HOOK(int, recvmmsg, int fd, mmsghdr* messages, unsigned count, int flags, timespec* timeout) {
     FOREIGN_OR_HOLD(recvmmsg_elsewhere(fd, messages, count, flags, timeout));
     timespec now, end{};
@@ -202,12 +215,13 @@ HOOK(int, recvmmsg, int fd, mmsghdr* messages, unsigned count, int flags, timesp
         end = {now.tv_sec + timeout->tv_sec, now.tv_nsec + timeout->tv_nsec};
         if (end.tv_nsec >= 1'000'000'000) ++end.tv_sec, end.tv_nsec -= 1'000'000'000;
     }
+    if (const int error = flags & MSG_ERRQUEUE ? 0 : pending_error(*ours, fd)) return errno = error, -1;
     unsigned done = 0;
     while (done < count) {
+        if (done && only_error_left(*ours)) break;
         const ssize_t result = receive_message(*ours, fd, &messages[done].msg_hdr, flags & ~MSG_WAITFORONE);
         if (result < 0) break;
         messages[done++].msg_len = static_cast<unsigned>(result);
-        if (result == 0) break;
         if (flags & MSG_WAITFORONE) flags |= MSG_DONTWAIT;
         if (!timeout) continue;
         clock_gettime(CLOCK_MONOTONIC, &now);
