@@ -140,6 +140,22 @@ Reason reason_of(const Attachment& attachment) {
     return static_cast<Reason>(attachment.memory().reason.load());
 }
 
+// The number becomes an ordinary TCP socket again: for connect() to somewhere else after a failure, and
+// AF_UNSPEC.
+bool revert_to_tcp(Attachment& attachment, int fd) {
+    const int fresh = real::socket(domain_of(attachment), SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fresh < 0) return false;
+    apply_options(attachment.memory().options, fresh);
+    attachment.memory().abort = 1;
+    if (!put_under(fd, fresh)) {
+        raw(SYS_close, fresh);
+        return false;
+    }
+    fd_table.set(fd, tcp_watched);
+    if (tracing()) trace(0, attachment.id(), fd, "is a TCP socket again");
+    return true;
+}
+
 // The result of connect() on a number that is A by now.
 int finish(Attachment& attachment, int fd, const Wish& wish) {
     auto& memory = attachment.memory();
@@ -155,6 +171,8 @@ int finish(Attachment& attachment, int fd, const Wish& wish) {
         attachment.told = true;
         trace_outcome(wish, fd, attachment.id(), "failed", reason_of(attachment), error);
         complain_once(attachment, error);
+        // TCP has told all there is to tell, and is as before connect(): OUT|HUP for poll().
+        if (!attachment.explicit_face()) revert_to_tcp(attachment, fd);
     }
     return fail_with(error);
 }
@@ -222,22 +240,6 @@ int connect_anew(int fd, const Wish& wish, const sockaddr* address, socklen_t le
 }
 
 // ---- on a number that is A already
-
-// The number becomes an ordinary TCP socket again: for connect() to somewhere else after a failure, and
-// AF_UNSPEC.
-bool revert_to_tcp(Attachment& attachment, int fd) {
-    const int fresh = real::socket(domain_of(attachment), SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fresh < 0) return false;
-    apply_options(attachment.memory().options, fresh);
-    attachment.memory().abort = 1;
-    if (!put_under(fd, fresh)) {
-        raw(SYS_close, fresh);
-        return false;
-    }
-    fd_table.set(fd, tcp_watched);
-    if (tracing()) trace(0, attachment.id(), fd, "is a TCP socket again");
-    return true;
-}
 
 int retry(Attachment& attachment, int fd, const sockaddr* address, socklen_t length) {
     Wish wish;

@@ -55,7 +55,8 @@ def called(function, *arguments):
 
 
 def mask_names(mask):
-    names = [('IN', 1), ('PRI', 2), ('OUT', 4), ('ERR', 8), ('HUP', 16), ('NVAL', 32), ('RDHUP', 0x2000)]
+    names = [('IN', 1), ('PRI', 2), ('OUT', 4), ('ERR', 8), ('HUP', 16), ('NVAL', 32), ('RDHUP', 0x2000),
+             ('RDNORM', 64), ('RDBAND', 128), ('WRNORM', 256), ('WRBAND', 512)]
     return '|'.join(name for name, bit in names if mask & bit) or '-'
 
 
@@ -163,7 +164,7 @@ def fill(c, piece=message(1 << 20)):
     """Sends until nothing more is taken, and what has been taken does not move any more."""
     c.setblocking(False)
     sent, still = 0, 0
-    while still < 20:
+    while still < 10:
         try:
             sent += c.send(piece[sent % len(piece):])
             still = 0

@@ -1,16 +1,17 @@
 #!/usr/bin/python3
 """Runs the cases and prints what they see: main.py PORT [PATTERN...]. Each in a process of its own."""
-import fnmatch, os, signal, sys, traceback
+import fnmatch, os, signal, sys, threading, traceback
 
 sys.dont_write_bytecode = True
 import harness
-import connecting, accepting, sending, receiving, reading, writing, readiness, epolls, options, ends, descriptors, processes
+import connecting, accepting, sending, receiving, reading, writing, readiness, options, ends, descriptors, processes
 
 HUNG = 40  # seconds: no case takes nearly so long
 
 
 def run(function):
     os.setpgid(0, 0)
+    threading.excepthook = lambda args: None  # of threads that a case leaves behind
     signal.alarm(HUNG)
     try:
         function()

@@ -76,7 +76,8 @@ def write(call, flags, state):
         state(call, c, s, flags)
 
 
-@each(call=SEND, flags=FLAGS, state=STATES)
+@each(call=SEND, flags=FLAGS, state=STATES,
+      where=lambda call, flags, state: state != 'full' or flags in ('plain', 'more', 'dontwait'))
 def sends(call, flags, state):
     write(call, flags, state)
 

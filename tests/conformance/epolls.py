@@ -1,2 +1,0 @@
-"""epoll."""
-from harness import *
