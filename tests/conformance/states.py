@@ -61,11 +61,6 @@ def error_read(c, s):
     s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
-def shut_both(c, s):
-    s.shutdown(socket.SHUT_RDWR)
-    wait_for(s, 'HUP')
-
-
 def unconnected(hook=lambda s: None):
     s = socket.socket()
     hook(s)
@@ -107,7 +102,7 @@ CONNECTED = {
     'closed-unread': closed_unread,
     'error-read': error_read,
     'shut-read': lambda c, s: s.shutdown(socket.SHUT_RD),
-    'shut-both': shut_both,
+    'shut-both': lambda c, s: s.shutdown(socket.SHUT_RDWR),
 }
 STATES = {name: of_connection(prepare) for name, prepare in CONNECTED.items()}
 STATES |= {'unconnected': unconnected, 'refused': refused, 'listening': listening, 'knocked': knocked}
