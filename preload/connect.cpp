@@ -331,8 +331,9 @@ int connect_ours(Attachment& attachment, int fd, const sockaddr* address, sockle
         case Kind::connection:
             break;
     }
-    if (!address || length < sizeof(sa_family_t)) return fail_with(EINVAL);
+    if (length > sizeof(sockaddr_storage)) return fail_with(EINVAL);
     if (!can_read(address, length)) return fail_with(EFAULT);
+    if (length < sizeof(sa_family_t)) return fail_with(EINVAL);
     if (address->sa_family == AF_UNSPEC && !attachment.explicit_face())
         return revert_to_tcp(attachment, fd) ? 0 : -1;
     return connect_again(attachment, fd, address, length);

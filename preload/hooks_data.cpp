@@ -40,8 +40,8 @@ size_t sum(const iovec* iov, size_t count) {
 ssize_t receive_traced(const char* name, Attachment& attachment, int fd, const iovec* iov, size_t count,
                        int flags) {
     if (!is_connection(attachment)) return not_connected();
-    if (count > IOV_MAX) return errno = EINVAL, -1;
-    if (!can_read(iov, count * sizeof *iov)) return errno = EFAULT, -1;
+    if (count > IOV_MAX) return errno = EMSGSIZE, -1;
+    if (!can_read(iov, count * sizeof *iov) || is_kernels(iov, count)) return errno = EFAULT, -1;
     const ssize_t result = receive(attachment, fd, iov, count, flags);
     if (tracing()) [[unlikely]]
         trace_call(name, attachment, fd, sum(iov, count), result);
@@ -52,7 +52,7 @@ ssize_t transmit_traced(const char* name, Attachment& attachment, int fd, const 
                         int flags, std::optional<uint32_t> token = {}) {
     if (!is_connection(attachment)) return not_connected();
     if (count > IOV_MAX) return errno = EMSGSIZE, -1;
-    if (!can_read(iov, count * sizeof *iov)) return errno = EFAULT, -1;
+    if (!can_read(iov, count * sizeof *iov) || is_kernels(iov, count)) return errno = EFAULT, -1;
     const ssize_t result = token ? transmit_invalidating(attachment, fd, iov, count, flags, *token)
                                  : transmit(attachment, fd, iov, count, flags);
     if (tracing()) [[unlikely]]
@@ -111,8 +111,9 @@ ssize_t at_position(const char* name, Attachment& attachment, int fd, const iove
                     off64_t offset, int flags, bool reading) {
     if (offset != -1) return errno = ESPIPE, -1;
     if (count < 0 || count > IOV_MAX) return errno = EINVAL, -1;
-    if (!can_read(iov, static_cast<size_t>(count) * sizeof *iov)) return errno = EFAULT, -1;
-    if (sum(iov, static_cast<size_t>(count)) == 0) return 0;  // asks nobody, as in the kernel
+    const auto parts = static_cast<size_t>(count);
+    if (!can_read(iov, parts * sizeof *iov) || is_kernels(iov, parts)) return errno = EFAULT, -1;
+    if (sum(iov, parts) == 0) return 0;  // asks nobody, as in the kernel
     const int message_flags = flags & RWF_NOWAIT ? MSG_DONTWAIT : 0;
     return reading ? receive_traced(name, attachment, fd, iov, static_cast<size_t>(count),
                                     message_flags | kPlainRead)

@@ -11,6 +11,7 @@
 #include "recognise.hpp"
 #include "session/readiness.hpp"
 #include "trace.hpp"
+#include "user_memory.hpp"
 
 namespace smbdirect::preload {
 namespace {
@@ -37,6 +38,7 @@ HOOK(int, bind, int fd, const sockaddr* address, socklen_t length) {
     if (is_plain(fd)) return real::bind(fd, address, length);
     const Held ours = hold(fd);
     if (!ours || ours->kind == Kind::beside) return real::bind(fd, address, length);
+    if (length <= sizeof(sockaddr_storage) && !can_read(address, length)) return errno = EFAULT, -1;
     if (ours->kind != Kind::idle) return errno = EINVAL, -1;
     // The series asks for the socket's family and a full address.
     const int family = ours->options.domain;

@@ -64,6 +64,15 @@ bool both_ends(KnownPages& known, const void* buffer, size_t size, bool for_writ
 bool can_read(const void* from, size_t size) { return both_ends(readable, from, size, false); }
 bool can_write(void* to, size_t size) { return both_ends(writable, to, size, true); }
 
+bool is_kernels(const iovec* iov, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+        const auto first = reinterpret_cast<uintptr_t>(iov[i].iov_base);
+        if (static_cast<intptr_t>(first) < 0 || static_cast<intptr_t>(first + iov[i].iov_len) < 0)
+            return true;
+    }
+    return false;
+}
+
 bool can_read_all(const iovec* iov, int count) {
     for (int i = 0; i < count; ++i)
         if (!can_read(iov[i].iov_base, iov[i].iov_len)) return false;

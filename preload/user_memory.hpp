@@ -13,6 +13,8 @@ namespace smbdirect::preload {
 bool can_read(const void* from, size_t size);
 bool can_write(void* to, size_t size);
 
+// Whether the kernel would not even look: a part lies in its own half of the addresses.
+bool is_kernels(const iovec* iov, size_t count);
 bool can_read_all(const iovec* iov, int count);
 bool can_write_all(const iovec* iov, int count);
 
