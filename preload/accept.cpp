@@ -1,7 +1,11 @@
 #include "accept.hpp"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+
 #include <cerrno>
 
+#include "connect.hpp"
 #include "endpoint.hpp"
 #include "fail.hpp"
 #include "listen.hpp"
@@ -35,6 +39,18 @@ KnockEntry* claim_entry(session::KnockTable* table, const sockaddr_storage& peer
             return &entry;
     }
     return nullptr;
+}
+
+// A knock that the engine has taken back, since the connection is gone that it spoke of: it was reset, and
+// all that it ever sent is one byte. IPv6 has no address of its own for knocks.
+bool is_stale_knock(int accepted, const sockaddr_storage& peer, socklen_t length) {
+    constexpr uint8_t knocks_from[4] = {127, 83, 77, 66};
+    Endpoint source;
+    if (!endpoint_of(reinterpret_cast<const sockaddr*>(&peer), length, &source)) return false;
+    if (source.family == AF_INET) return std::memcmp(source.address, knocks_from, sizeof knocks_from) == 0;
+    if (std::memcmp(source.address, &in6addr_loopback, sizeof in6addr_loopback) != 0) return false;
+    char byte[2] = {};
+    return is_fresh_tcp(accepted) && real::recv(accepted, byte, 2, MSG_PEEK | MSG_DONTWAIT) == 1 && !byte[0];
 }
 
 // Swaps the knock's accepted end for A of the connection that knocked. Null: it died meanwhile.
@@ -99,6 +115,11 @@ int accept_beside(Attachment& listener, int fd, sockaddr* address, socklen_t* le
         const int accepted = accept_real(fd, flags, &peer, &size);
         if (accepted < 0) return accepted;
         KnockEntry* entry = claim_entry(listener.knocks, peer, size);
+        if (!entry && is_stale_knock(accepted, peer, size)) {
+            raw(SYS_close, accepted);
+            if (is_nonblocking(fd, 0)) return fail_with(EAGAIN);
+            continue;
+        }
         if (!entry) {
             fd_table.set(accepted, tcp_settled);
             look_after_listener(listener, fd);

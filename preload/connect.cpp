@@ -54,6 +54,16 @@ void find_local(int fd, sockaddr_storage* local) {
     to_sockaddr(endpoint, endpoint.family, local);
 }
 
+// As Linux understands an address of zeros: this host.
+void any_is_loopback(Endpoint* remote) {
+    constexpr uint8_t any[16] = {}, v4_loopback[4] = {127, 0, 0, 1};
+    if (std::memcmp(remote->address, any, remote->bits() / 8) != 0) return;
+    if (remote->family == AF_INET)
+        std::memcpy(remote->address, v4_loopback, sizeof v4_loopback);
+    else
+        remote->address[15] = 1;
+}
+
 Attempt begin(int fd, const Wish& wish) {
     session::Request request;
     request.type = session::RequestType::connect;
@@ -88,8 +98,11 @@ Attempt begin(int fd, const Wish& wish) {
 }
 
 // What connect() may answer. Troubles of ours must not look like the program's own mistakes.
-int errno_for_connect(int error) {
+int errno_for_connect(int error, Reason reason) {
     switch (error) {
+        case EACCES:
+        case EPERM:
+            return reason == Reason::connect_unreachable ? error : ECONNREFUSED;
         case ECONNREFUSED:
         case ECONNRESET:
         case ECONNABORTED:
@@ -120,6 +133,10 @@ void trace_outcome(const Wish& wish, int fd, uint64_t id, const char* what, Reas
     }
 }
 
+Reason reason_of(const Attachment& attachment) {
+    return static_cast<Reason>(attachment.memory().reason.load());
+}
+
 // Waits for the outcome on a descriptor of ours. 0: the connection stands. EINPROGRESS: SO_SNDTIMEO has
 // passed.
 int wait_connected(Attachment& attachment, int fd, const Deadline& deadline) {
@@ -128,16 +145,12 @@ int wait_connected(Attachment& attachment, int fd, const Deadline& deadline) {
         if (state == ConnectionState::established || state == ConnectionState::ended) return 0;
         if (state == ConnectionState::failed) {
             const int error = session::take_error(attachment.view, fd);
-            return errno_for_connect(error ? error : ECONNABORTED);
+            return errno_for_connect(error ? error : ECONNABORTED, reason_of(attachment));
         }
         const int error = wait_writable(attachment, fd, deadline);
         if (error == EAGAIN) return EINPROGRESS;
         if (error) return error;
     }
-}
-
-Reason reason_of(const Attachment& attachment) {
-    return static_cast<Reason>(attachment.memory().reason.load());
 }
 
 // The number becomes an ordinary TCP socket again: for connect() to somewhere else after a failure, and
@@ -156,11 +169,10 @@ bool revert_to_tcp(Attachment& attachment, int fd) {
     return true;
 }
 
-// The result of connect() on a number that is A by now.
+// The result of connect() on a number that is A by now. A failure that connect() itself has told leaves a
+// fresh socket behind, as with TCP.
 int finish(Attachment& attachment, int fd, const Wish& wish) {
     auto& memory = attachment.memory();
-    if (is_nonblocking(fd, 0) && memory.state.load() == ConnectionState::connecting)
-        return fail_with(EINPROGRESS);
     const int error = wait_connected(attachment, fd, Deadline(memory.options.send_timeout_us));
     if (error == 0) {
         attachment.told = true;
@@ -171,7 +183,6 @@ int finish(Attachment& attachment, int fd, const Wish& wish) {
         attachment.told = true;
         trace_outcome(wish, fd, attachment.id(), "failed", reason_of(attachment), error);
         complain_once(attachment, error);
-        // TCP has told all there is to tell, and is as before connect(): OUT|HUP for poll().
         if (!attachment.explicit_face()) revert_to_tcp(attachment, fd);
     }
     return fail_with(error);
@@ -191,7 +202,8 @@ int put_in_place(Attempt& attempt, int fd, const Wish& wish) {
     Held kept(attempt.attachment.get());
     try_hold(kept.get());
     if (!fd_table.put(fd, attempt.attachment.release())) return fail_with(ENOMEM);
-    return finish(*kept, fd, wish);
+    // However quick the outcome was: as with TCP, it is learned by asking.
+    return is_nonblocking(fd, 0) ? fail_with(EINPROGRESS) : finish(*kept, fd, wish);
 }
 
 // `prefer`: connect() waits for the outcome, whatever O_NONBLOCK says, since a socket cannot change its kind
@@ -233,28 +245,13 @@ int connect_anew(int fd, const Wish& wish, const sockaddr* address, socklen_t le
         trace_outcome(wish, fd, 0, "fell back", Reason::fallback_to_tcp, error.errnum);
         return real::connect(fd, address, length);
     }
-    const int shown = errno_for_connect(error.errnum);
+    const int shown = errno_for_connect(error.errnum, error.reason);
     trace_outcome(wish, fd, 0, "failed", error.reason, shown);
     if (wish.rule) complain(wish.remote, error.reason, shown);
     return fail_with(shown);
 }
 
 // ---- on a number that is A already
-
-int retry(Attachment& attachment, int fd, const sockaddr* address, socklen_t length) {
-    Wish wish;
-    if (!endpoint_of(address, length, &wish.remote)) return fail_with(EAFNOSUPPORT);
-    wish.domain = domain_of(attachment);
-    wish.rule = rule_for_connect(wish.remote);
-    if (wish.rule && wish.rule->verdict == Verdict::require) {
-        session::SocketOptions options;
-        copy_options(attachment.memory().options, &options);
-        return connect_anew(fd, wish, address, length, &options);
-    }
-    if (!revert_to_tcp(attachment, fd)) return -1;
-    int result;
-    return convert_at_connect(fd, address, length, &result) ? result : real::connect(fd, address, length);
-}
 
 int connect_again(Attachment& attachment, int fd, const sockaddr* address, socklen_t length) {
     auto& memory = attachment.memory();
@@ -269,12 +266,12 @@ int connect_again(Attachment& attachment, int fd, const sockaddr* address, sockl
             break;  // as TCP: 0, once
         case ConnectionState::failed:
             if (attachment.explicit_face()) return fail_with(EINVAL);
-            if (told) return retry(attachment, fd, address, length);
-            break;
+            break;  // what was not asked for yet, else ECONNABORTED; the next call tries anew
     }
     Wish wish;
     endpoint_of(address, length, &wish.remote);
-    return finish(attachment, fd, wish);
+    const int result = finish(attachment, fd, wish);
+    return result != 0 && errno == EINPROGRESS ? fail_with(EALREADY) : result;
 }
 
 int connect_explicit(Attachment& idle, int fd, const sockaddr* address, socklen_t length) {
@@ -304,7 +301,9 @@ bool is_fresh_tcp(int fd) {
 
 bool convert_at_connect(int fd, const sockaddr* address, socklen_t length, int* result) {
     Wish wish;
-    if (!can_read(address, length) || !endpoint_of(address, length, &wish.remote)) return false;
+    if (length > sizeof(sockaddr_storage) || !can_read(address, length)) return false;
+    if (!endpoint_of(address, length, &wish.remote)) return false;
+    any_is_loopback(&wish.remote);
     if (netbios_is_refused(wish.remote) && is_fresh_tcp(fd)) {
         trace_outcome(wish, fd, 0, "refused", Reason::netbios_port_refused, ECONNREFUSED);
         *result = fail_with(ECONNREFUSED);
@@ -316,6 +315,9 @@ bool convert_at_connect(int fd, const sockaddr* address, socklen_t length, int* 
     // The kernel's own answer to a family that is not the socket's, and to a v6-only socket that shall reach
     // IPv4.
     if (address->sa_family != wish.domain) return false;
+    if (wish.domain == AF_INET6 && wish.remote.family == AF_INET &&
+        socket_value(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 1)
+        return false;
     *result = connect_anew(fd, wish, address, length, nullptr);
     return true;
 }
@@ -334,10 +336,11 @@ int connect_ours(Attachment& attachment, int fd, const sockaddr* address, sockle
     if (length > sizeof(sockaddr_storage)) return fail_with(EINVAL);
     if (!can_read(address, length)) return fail_with(EFAULT);
     if (length < sizeof(sa_family_t)) return fail_with(EINVAL);
-    if (address->sa_family == AF_UNSPEC && !attachment.explicit_face())
-        return revert_to_tcp(attachment, fd) ? 0 : -1;
+    if (address->sa_family == AF_UNSPEC && !attachment.explicit_face()) return disconnect(attachment, fd);
     return connect_again(attachment, fd, address, length);
 }
+
+int disconnect(Attachment& attachment, int fd) { return revert_to_tcp(attachment, fd) ? 0 : -1; }
 
 bool fast_open_is_refused(const sockaddr* address, socklen_t length) {
     Endpoint remote;

@@ -33,11 +33,11 @@ ssize_t broken_pipe(int flags) {
 
 bool ended(const session::ConnectionMemory& memory) { return memory.end.load() != session::End::none; }
 
-// What a call on a connection that never came to be answers: the error once, then TCP's ENOTCONN for receive.
+// What a call on a connection that never came to be answers: the error once, then as TCP after its end.
 ssize_t after_failed_connect(Attachment& attachment, int fd, bool sending, int flags) {
     if (const int error = session::take_error(attachment.view, fd)) return fail_with(error);
-    if (!sending || attachment.explicit_face()) return fail_with(ENOTCONN);
-    return broken_pipe(flags);
+    if (attachment.explicit_face()) return fail_with(ENOTCONN);
+    return sending ? broken_pipe(flags) : 0;
 }
 
 // ---- receive

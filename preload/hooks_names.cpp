@@ -1,4 +1,5 @@
 // Interposers of the calls that name, connect and accept sockets.
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -7,6 +8,7 @@
 #include "connect.hpp"
 #include "hook.hpp"
 #include "listen.hpp"
+#include "options.hpp"
 #include "real.hpp"
 #include "recognise.hpp"
 #include "session/readiness.hpp"
@@ -15,8 +17,6 @@
 
 namespace smbdirect::preload {
 namespace {
-
-using session::ConnectionState;
 
 HOOK(int, connect, int fd, const sockaddr* address, socklen_t length) {
     const Held ours = hold(fd);
@@ -86,11 +86,9 @@ HOOK(int, getsockname, int fd, sockaddr* address, socklen_t* length) {
 
 bool has_peer(const Attachment& attachment) {
     if (attachment.kind != Kind::connection) return false;
-    const auto& memory = attachment.memory();
-    const ConnectionState state = memory.state.load();
-    if (state == ConnectionState::connecting || state == ConnectionState::failed) return false;
-    const session::End end = memory.end.load();
-    return end == session::End::none || (end == session::End::orderly && !attachment.explicit_face());
+    if (attachment.explicit_face() && attachment.memory().end.load() != session::End::none) return false;
+    const int state = tcp_state(attachment);
+    return state != TCP_CLOSE && state != TCP_SYN_SENT;
 }
 
 HOOK(int, getpeername, int fd, sockaddr* address, socklen_t* length) {
@@ -106,11 +104,10 @@ HOOK(int, getpeername, int fd, sockaddr* address, socklen_t* length) {
 int shut(Attachment& attachment, int fd, int how) {
     if (how < SHUT_RD || how > SHUT_RDWR) return errno = EINVAL, -1;
     if (attachment.kind != Kind::connection) return errno = ENOTCONN, -1;
+    const int state = tcp_state(attachment);
+    if (state == TCP_CLOSE) return errno = ENOTCONN, -1;
+    if (state == TCP_SYN_SENT && !attachment.explicit_face()) return disconnect(attachment, fd);
     auto& memory = attachment.memory();
-    const ConnectionState state = memory.state.load();
-    if (state == ConnectionState::failed || memory.end.load() == session::End::reset)
-        return errno = ENOTCONN, -1;
-    if (state == ConnectionState::connecting && !attachment.explicit_face()) return errno = ENOTCONN, -1;
     uint32_t bits = 0;
     if (how != SHUT_WR) bits |= session::shutdown_read;
     if (how != SHUT_RD) bits |= session::shutdown_write;
@@ -125,10 +122,21 @@ int shut(Attachment& attachment, int fd, int how) {
     return 0;
 }
 
+// A listener that is shut for reading listens no more; listen() makes it one again.
+int stop_listening(Attachment& listener, int fd, int how) {
+    const int result = real::shutdown(fd, how);
+    if (result == 0 && how != SHUT_WR) {
+        forget_listener(listener);
+        fd_table.set(fd, tcp_watched);
+    }
+    return result;
+}
+
 HOOK(int, shutdown, int fd, int how) {
     if (is_plain(fd)) return real::shutdown(fd, how);
     const Held ours = hold(fd);
-    if (!ours || ours->kind == Kind::beside) return real::shutdown(fd, how);
+    if (!ours) return real::shutdown(fd, how);
+    if (ours->kind == Kind::beside) return stop_listening(*ours, fd, how);
     return shut(*ours, fd, how);
 }
 

@@ -101,34 +101,10 @@ int copy_out(int number, void* value, socklen_t* length) {
     return copy_out(&number, sizeof number, value, length);
 }
 
-uint8_t tcp_state(Attachment& attachment) {
-    if (attachment.kind != Kind::connection) return TCP_LISTEN;
-    const auto& memory = attachment.memory();
-    switch (memory.state.load()) {
-        case ConnectionState::connecting:
-            return TCP_SYN_SENT;
-        case ConnectionState::established:
-            break;
-        case ConnectionState::failed:
-        case ConnectionState::ended:
-            return TCP_CLOSE;
-    }
-    const bool shut = memory.shutdown.load() & session::shutdown_write;
-    switch (memory.end.load()) {
-        case session::End::none:
-            return shut ? TCP_FIN_WAIT2 : TCP_ESTABLISHED;
-        case session::End::orderly:
-            return shut ? TCP_LAST_ACK : TCP_CLOSE_WAIT;
-        case session::End::reset:
-            break;
-    }
-    return TCP_CLOSE;
-}
-
 // smbd with multichannel drops a client whose connection does not answer this.
 int get_tcp_info(Attachment& attachment, void* value, socklen_t* length) {
     tcp_info info{};
-    info.tcpi_state = tcp_state(attachment);
+    info.tcpi_state = static_cast<uint8_t>(tcp_state(attachment));
     info.tcpi_rto = 200'000;  // us; Linux's least
     info.tcpi_ato = 40'000;
     info.tcpi_snd_mss = info.tcpi_rcv_mss = info.tcpi_advmss = 65483;  // of loopback
@@ -278,6 +254,32 @@ int set_tcp_level(int option) {
 }
 
 }  // namespace
+
+int tcp_state(const Attachment& attachment) {
+    if (attachment.kind == Kind::only_listener) return TCP_LISTEN;
+    if (attachment.kind != Kind::connection) return TCP_CLOSE;
+    const auto& memory = attachment.memory();
+    switch (memory.state.load()) {
+        case ConnectionState::connecting:
+            return TCP_SYN_SENT;
+        case ConnectionState::failed:
+            return TCP_CLOSE;
+        case ConnectionState::established:
+        case ConnectionState::ended:
+            break;
+    }
+    const bool shut = memory.shutdown.load() & session::shutdown_write;
+    switch (memory.end.load()) {
+        case session::End::none:
+            return shut ? TCP_FIN_WAIT2 : TCP_ESTABLISHED;
+        case session::End::orderly:
+            if (!shut) return TCP_CLOSE_WAIT;
+            return session::stream_unsent(attachment.view) ? TCP_LAST_ACK : TCP_CLOSE;
+        case session::End::reset:
+            break;
+    }
+    return TCP_CLOSE;
+}
 
 int domain_of(Attachment& attachment) {
     const int domain = attachment.socket_options().domain;

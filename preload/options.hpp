@@ -14,6 +14,8 @@ void apply_options(const session::SocketOptions& from, int tcp_socket);
 // What the kernel itself must know about A: the receive timeout, by which blocking calls wait.
 void apply_to_mirror(const session::SocketOptions& from, int a);
 
+// As TCP_INFO tells it: TCP_ESTABLISHED and so on.
+int tcp_state(const Attachment&);
 // AF_INET or AF_INET6: of the program's socket.
 int domain_of(Attachment&);
 

@@ -84,10 +84,8 @@ bool put_under(int fd, int other) {
     if (flags < 0 || fd_flags < 0) return false;
     real::fcntl(other, F_SETFL,
                 reinterpret_cast<void*>(static_cast<intptr_t>(flags & (O_NONBLOCK | O_ASYNC))));
-    if (flags & O_ASYNC) {
-        const int owner = real::fcntl(fd, F_GETOWN, nullptr);
+    if (const int owner = real::fcntl(fd, F_GETOWN, nullptr))
         real::fcntl(other, F_SETOWN, reinterpret_cast<void*>(static_cast<intptr_t>(owner)));
-    }
     Registrations found;
     collect(fd, &found);
     // By number, before the file goes: a dup kept elsewhere would leave the old entry firing.

@@ -140,7 +140,12 @@ void Driver::proceed() {
 
 void Driver::refuse(Error error) {
     held_ = false;
-    fail(error);
+    if (!counted_open_ || peer_gone_ || disconnecting_) return fail(error);
+    // The peer thinks that it is connected: as with TCP, a reset tells it that nobody will ever accept it.
+    end_for_program(error);
+    endpoint_->abort();
+    peer_gone_ = true;
+    finish();
 }
 
 // ---------------------------------------------------------------- events
@@ -379,10 +384,8 @@ void Driver::drop_mirror() {
 void Driver::finish_when_drained() {
     if (finished_) return;
     if (peer_gone_ || !endpoint_) {
-        // Not yet accepted by the program, and there is something to read: as with TCP it is there after
-        // accept().
-        const bool awaited = passive_ && !program_gone_ && mirror_.b() < 0 && view_.memory &&
-                             view_.memory->end.load() == End::orderly && slots_.published_count() != 0;
+        // Not yet accepted by the program: as with TCP, accept() gives what was sent, and the end.
+        const bool awaited = passive_ && !program_gone_ && mirror_.b() < 0 && view_.memory && counted_open_;
         if (awaited)
             arm_close_timer();
         else if (program_gone_ || mirror_.b() < 0)

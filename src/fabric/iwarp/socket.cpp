@@ -95,6 +95,8 @@ Error connect_error(int errnum) {
         case ENETUNREACH:
         case EHOSTDOWN:
         case ENETDOWN:
+        case EACCES:  // a route that says prohibited
+        case EPERM:   // a firewall here
             return {Reason::connect_unreachable, errnum};
         case EADDRINUSE:
         case EADDRNOTAVAIL:

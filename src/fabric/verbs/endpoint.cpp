@@ -53,6 +53,7 @@ Error connect_failure(int errnum) {
         case ENETUNREACH:
         case EHOSTUNREACH:
         case EHOSTDOWN:
+        case EACCES:
         case ENODEV:
             return {Reason::connect_unreachable, errnum == ENODEV ? EHOSTUNREACH : errnum};
         case EADDRINUSE:
