@@ -1,15 +1,21 @@
 // Interposers of the calls that move data between descriptors inside the kernel: between a file and the
 // mirror they would move doorbell bytes.
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
 
 #include "data.hpp"
+#include "fail.hpp"
 #include "hook.hpp"
 #include "real.hpp"
 #include "recognise.hpp"
+#include "session/readiness.hpp"
 #include "trace.hpp"
 #include "wait.hpp"
 
@@ -94,12 +100,93 @@ HOOK(ssize_t, sendfile64, int out, int in, off64_t* offset, size_t count) {
     return hook_sendfile(out, in, offset, count);
 }
 
-// EINVAL is what these calls say of a descriptor that cannot; programs then read and write.
+// ---- splice(), by way of a buffer. A pipe that poll() calls writable takes so much without blocking.
+constexpr size_t kPiece = PIPE_BUF;
+
+bool is_pipe(int fd) {
+    struct stat status;
+    return raw(SYS_fstat, fd, &status) == 0 && S_ISFIFO(status.st_mode);
+}
+
+// Waits until the pipe can go on, unless it shall not: 0 or an errno.
+int wait_for_pipe(int pipe, short events, bool may_wait) {
+    pollfd entry{pipe, events, 0};
+    const int ready = ::poll(&entry, 1, may_wait ? -1 : 0);
+    return ready < 0 ? errno : ready == 0 ? EAGAIN : 0;
+}
+bool may_wait_for(int pipe, unsigned flags) {
+    return !(flags & SPLICE_F_NONBLOCK) && !is_nonblocking(pipe, 0);
+}
+
+// What is looked at is consumed as far as the pipe has taken it.
+ssize_t splice_to_pipe(Attachment& attachment, int fd, int pipe, size_t count, unsigned flags) {
+    size_t moved = 0;
+    while (moved < count) {
+        if (const int error = wait_for_pipe(pipe, POLLOUT, !moved && may_wait_for(pipe, flags)))
+            return moved ? static_cast<ssize_t>(moved) : fail_with(error);
+        char buffer[kPiece];
+        const iovec piece{buffer, std::min(count - moved, sizeof buffer)};
+        const ssize_t here = receive(attachment, fd, &piece, 1, MSG_PEEK | (moved ? MSG_DONTWAIT : 0));
+        if (here <= 0) return moved ? static_cast<ssize_t>(moved) : here;
+        const long taken = raw(SYS_write, pipe, buffer, here);
+        if (taken <= 0) return moved ? static_cast<ssize_t>(moved) : taken;
+        const iovec gone{buffer, static_cast<size_t>(taken)};
+        receive(attachment, fd, &gone, 1, MSG_TRUNC | MSG_DONTWAIT);
+        moved += static_cast<size_t>(taken);
+    }
+    return static_cast<ssize_t>(moved);
+}
+
+// No more is taken out of the pipe than the connection has room for. If another thread was quicker there,
+// this one waits: what has left the pipe cannot go back.
+ssize_t splice_from_pipe(Attachment& attachment, int pipe, int fd, size_t count, unsigned flags) {
+    const size_t size = attachment.view.transmit_size;
+    size_t moved = 0;
+    while (moved < count) {
+        const size_t room = size - session::stream_unsent(attachment.view);
+        if (room == 0 && (moved || is_nonblocking(fd, 0)))
+            return moved ? static_cast<ssize_t>(moved) : fail_with(EAGAIN);
+        if (const int error = wait_for_pipe(pipe, POLLIN, !moved && may_wait_for(pipe, flags)))
+            return moved ? static_cast<ssize_t>(moved) : fail_with(error);
+        char buffer[kPiece];
+        const long here =
+            raw(SYS_read, pipe, buffer, std::min({count - moved, sizeof buffer, std::max<size_t>(room, 1)}));
+        if (here <= 0) return moved ? static_cast<ssize_t>(moved) : here;
+        for (size_t sent = 0; sent < static_cast<size_t>(here);) {
+            const iovec piece{buffer + sent, static_cast<size_t>(here) - sent};
+            const ssize_t done = transmit(attachment, fd, &piece, 1, 0);
+            if (done < 0 && errno != EAGAIN) return moved ? static_cast<ssize_t>(moved) : done;
+            if (done < 0) wait_for_pipe(fd, POLLOUT, true);
+            if (done > 0) sent += static_cast<size_t>(done), moved += static_cast<size_t>(done);
+        }
+    }
+    return static_cast<ssize_t>(moved);
+}
+
+ssize_t splice_ours(int in, const off64_t* in_offset, int out, const off64_t* out_offset, size_t count,
+                    unsigned flags) {
+    const bool to_pipe = is_mirror(in);
+    const Held ours = hold(to_pipe ? in : out);
+    if (!ours || ours->explicit_face()) return fail_with(EINVAL);
+    if (!is_pipe(to_pipe ? out : in)) return fail_with(EINVAL);
+    if (to_pipe ? out_offset : in_offset) return fail_with(ESPIPE);  // of the pipe
+    if (in_offset || out_offset) return fail_with(EINVAL);
+    if (ours->kind != Kind::connection) return fail_with(ENOTCONN);
+    const int saved = errno;
+    const ssize_t result = to_pipe ? splice_to_pipe(*ours, in, out, count, flags)
+                                   : splice_from_pipe(*ours, in, out, count, flags);
+    if (result >= 0) errno = saved;
+    if (tracing()) trace_call("splice", *ours, to_pipe ? in : out, count, result);
+    return result;
+}
+
 HOOK(ssize_t, splice, int in, off64_t* in_offset, int out, off64_t* out_offset, size_t count,
      unsigned flags) {
-    if (is_mirror(in) || is_mirror(out)) return errno = EINVAL, -1;
+    if (is_mirror(in) || is_mirror(out)) return splice_ours(in, in_offset, out, out_offset, count, flags);
     return real::splice(in, in_offset, out, out_offset, count, flags);
 }
+
+// EINVAL is what these calls say of a descriptor that cannot; programs then read and write.
 
 HOOK(ssize_t, tee, int in, int out, size_t count, unsigned flags) {
     if (is_mirror(in) || is_mirror(out)) return errno = EINVAL, -1;
