@@ -152,16 +152,19 @@ def outcome(text, status):
     return ", ".join(found) or f"no result, status {status}"
 
 
-def compare(runner, transports, tests, jobs):
-    """Runs all tests once over both, and those that differ again: {test: {transport name: [outcome, ...]}}."""
+def compare(runner, transports, tests, options):
+    """Runs all tests over both, and those that differ again: {test: {transport name: [outcome, ...]}}."""
+    def runs(*run):
+        return [runner(*run) for _ in range(options.times)]
+
     outcomes = {test: {transport.name: [] for transport in transports} for _, test in tests}
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(runner, share, test, transport): (test, transport)
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        futures = {pool.submit(runs, share, test, transport): (test, transport)
                    for share, test in tests for transport in transports}
         try:
             for future in concurrent.futures.as_completed(futures):
                 test, transport = futures[future]
-                outcomes[test][transport.name].append(future.result())
+                outcomes[test][transport.name] += future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             runner.end()
@@ -231,6 +234,7 @@ def main():
     parser.add_argument("--print-shares", metavar="DIRECTORY")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--jobs", type=int, default=8)
+    parser.add_argument("--times", type=int, default=1, help="that each test is run to begin with")
     parser.add_argument("--limit", type=int, help="seconds for one test; 60, or 300 with slow ones")
     parser.add_argument("--user", help="NAME%%PASSWORD")
     parser.add_argument("--tcp", help="directory of the server that is asked over TCP")
@@ -260,7 +264,7 @@ def main():
                             for name in ("LD_PRELOAD", "SMBDIRECT_RULES") if f"TORTURE_{name}" in os.environ})]
     runner = Runner(options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("FAIL: ended by a signal"))
-    bad = report(compare(runner, transports, tests, options.jobs), rules)
+    bad = report(compare(runner, transports, tests, options), rules)
     if bad:
         sys.exit(f"FAIL: {len(bad)} tests end otherwise over SMBDIRECT than over TCP: {', '.join(map(short, bad))}")
 
