@@ -27,7 +27,7 @@ REPLY = re.compile(r" engine conn=\d+ in  length=\d+ DataLength=[1-9]")
 Rule = collections.namedtuple("Rule", "kind pattern reason")
 # What some tests need of their share, as Samba's own selftest gives it to them.
 SHARES = [
-    ("smb2.create_no_streams.*", ["smbd:streams = no"]),
+    ("smb2.create_no_streams.*", ["vfs objects = acl_xattr xattr_tdb", "smbd:streams = no"]),
     ("smb2.kernel-oplocks.*", ["kernel oplocks = yes"]),
     ("smb2.acls_non_canonical.*", ["acl flag inherited canonicalization = no"]),
 ]
