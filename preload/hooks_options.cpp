@@ -72,6 +72,8 @@ int ioctl_connection(Attachment& attachment, int fd, unsigned long request, void
             return give(argument, session::stream_unsent(attachment.view));
         case SIOCATMARK:
             return give(argument, 0);
+        case SIOCGSTAMP:
+            return errno = ENOENT, -1;  // as TCP, which stamps nothing
         default:
             return real::ioctl(fd, request, argument);
     }

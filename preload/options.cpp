@@ -40,8 +40,6 @@ constexpr Plain kPlain[] = {
     {IPPROTO_TCP, TCP_KEEPINTVL, &SocketOptions::keep_interval},
     {IPPROTO_TCP, TCP_KEEPCNT, &SocketOptions::keep_count},
     {IPPROTO_TCP, TCP_USER_TIMEOUT, &SocketOptions::user_timeout},
-    {IPPROTO_IP, IP_TOS, &SocketOptions::type_of_service},
-    {IPPROTO_IPV6, IPV6_TCLASS, &SocketOptions::type_of_service},
     {IPPROTO_IPV6, IPV6_V6ONLY, &SocketOptions::v6_only},
 };
 
@@ -51,17 +49,111 @@ const Plain* find_plain(int level, int option) {
     return nullptr;
 }
 
-bool is_boolean(int level, int option) {
-    return (level == SOL_SOCKET &&
-            (option == SO_KEEPALIVE || option == SO_REUSEADDR || option == SO_REUSEPORT)) ||
-           (level == IPPROTO_TCP &&
-            (option == TCP_NODELAY || option == TCP_CORK || option == TCP_QUICKACK)) ||
-           (level == IPPROTO_IPV6 && option == IPV6_V6ONLY);
+// What changes nothing here: kept for whoever asks.
+struct Name {
+    int level, option;
+};
+constexpr Name kOthers[] = {
+    {SOL_SOCKET, SO_OOBINLINE},
+    {SOL_SOCKET, SO_BROADCAST},
+    {SOL_SOCKET, SO_DONTROUTE},
+    {SOL_SOCKET, SO_TIMESTAMP},
+    {SOL_SOCKET, SO_ZEROCOPY},
+    {SOL_SOCKET, SO_RXQ_OVFL},
+    {SOL_SOCKET, SO_MARK},
+    {SOL_SOCKET, SO_NO_CHECK},
+    {SOL_SOCKET, SO_SELECT_ERR_QUEUE},
+    {SOL_SOCKET, SO_BUSY_POLL},
+    {IPPROTO_TCP, TCP_SYNCNT},
+    {IPPROTO_TCP, TCP_LINGER2},
+    {IPPROTO_TCP, TCP_DEFER_ACCEPT},
+    {IPPROTO_TCP, TCP_NOTSENT_LOWAT},
+    {IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS},
+    {IPPROTO_TCP, TCP_SAVE_SYN},
+    {IPPROTO_TCP, TCP_INQ},
+    {IPPROTO_TCP, TCP_TX_DELAY},
+    {IPPROTO_IP, IP_TOS},
+    {IPPROTO_IP, IP_TTL},
+    {IPPROTO_IP, IP_MTU_DISCOVER},
+    {IPPROTO_IP, IP_RECVERR},
+    {IPPROTO_IP, IP_MINTTL},
+    {IPPROTO_IP, IP_FREEBIND},
+    {IPPROTO_IP, IP_PKTINFO},
+    {IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT},
+    {IPPROTO_IPV6, IPV6_TCLASS},
+    {IPPROTO_IPV6, IPV6_UNICAST_HOPS},
+    {IPPROTO_IPV6, IPV6_MTU_DISCOVER},
+    {IPPROTO_IPV6, IPV6_DONTFRAG},
+};
+static_assert(std::size(kOthers) <= SocketOptions::kOthers);
+
+int find_other(int level, int option) {
+    for (size_t i = 0; i < std::size(kOthers); ++i)
+        if (kOthers[i].level == level && kOthers[i].option == option) return static_cast<int>(i);
+    return -1;
 }
 
+bool other_is_set(const SocketOptions& options, int index) {
+    return options.other_is_set.load() >> index & 1;
+}
+
+void keep_other(SocketOptions& options, int index, int32_t value) {
+    options.other[index] = value;
+    options.other_is_set.fetch_or(uint32_t{1} << index);
+}
+
+// A TCP socket of the same family, fresh from the kernel: it says what an option of TCP takes and gives.
+class StandIn {
+  public:
+    explicit StandIn(Attachment& attachment)
+        : fd_(real::socket(domain_of(attachment), SOCK_STREAM | SOCK_CLOEXEC, 0)) {}
+    ~StandIn() {
+        const int saved = errno;
+        if (fd_ >= 0) raw(SYS_close, fd_);
+        errno = saved;
+    }
+    StandIn(const StandIn&) = delete;
+    StandIn& operator=(const StandIn&) = delete;
+    int set(int level, int option, const void* value, socklen_t length) const {
+        return real::setsockopt(fd_, level, option, value, length);
+    }
+    int get(int level, int option, void* value, socklen_t* length) const {
+        return real::getsockopt(fd_, level, option, value, length);
+    }
+    // What became of it: the kernel rounds, clamps and makes 1 of 5.
+    template <class Value>
+    bool get(int level, int option, Value* value) const {
+        socklen_t length = sizeof *value;
+        return get(level, option, value, &length) == 0 && length == sizeof *value;
+    }
+
+  private:
+    int fd_;
+};
+
+int set_as_tcp_does(Attachment& attachment, int level, int option, const void* value, socklen_t length) {
+    const StandIn tcp(attachment);
+    if (const int result = tcp.set(level, option, value, length)) return result;
+    const int index = find_other(level, option);
+    int32_t kept = 0;
+    if (index >= 0 && tcp.get(level, option, &kept)) keep_other(attachment.socket_options(), index, kept);
+    return 0;
+}
+
+int get_as_tcp_does(Attachment& attachment, int level, int option, void* value, socklen_t* length) {
+    const StandIn tcp(attachment);
+    const SocketOptions& options = attachment.socket_options();
+    if (const int index = find_other(level, option); index >= 0 && other_is_set(options, index)) {
+        const int32_t kept = options.other[index];
+        tcp.set(level, option, &kept, sizeof kept);
+    }
+    return tcp.get(level, option, value, length);
+}
+
+bool is_boolean(int option) { return option == TCP_NODELAY || option == TCP_CORK || option == TCP_QUICKACK; }
+
 // What Linux refuses for the TCP_KEEP* family.
-bool out_of_range(int level, int option, int value) {
-    if (level != IPPROTO_TCP) return false;
+bool out_of_range(int option, int value) {
     switch (option) {
         case TCP_KEEPIDLE:
         case TCP_KEEPINTVL:
@@ -75,15 +167,22 @@ bool out_of_range(int level, int option, int value) {
     }
 }
 
-int32_t as_kept(int level, int option, int value) {
-    if (is_boolean(level, option)) return value != 0;
-    if (level == SOL_SOCKET && (option == SO_SNDBUF || option == SO_RCVBUF)) {
-        // The kernel shows twice what was asked for, within limits.
-        constexpr int kLeastSend = 4608, kLeastReceive = 2304, kMost = 1 << 29;
-        return std::max(std::clamp(value, 0, kMost) * 2, option == SO_SNDBUF ? kLeastSend : kLeastReceive);
-    }
-    if (level == SOL_SOCKET && option == SO_RCVLOWAT) return value == 0 ? 1 : value;
-    return value;
+// Some programs set these for every message: without a system call.
+int set_plain_of_tcp(Attachment& attachment, const Plain& plain, const void* value, socklen_t length) {
+    int wish = 0;
+    if (length < sizeof wish) return errno = EINVAL, -1;
+    std::memcpy(&wish, value, sizeof wish);
+    if (out_of_range(plain.option, wish)) return errno = EINVAL, -1;
+    attachment.socket_options().*(plain.value) = is_boolean(plain.option) ? wish != 0 : wish;
+    return 0;
+}
+
+int set_plain_of_socket(Attachment& attachment, const Plain& plain, const void* value, socklen_t length) {
+    const StandIn tcp(attachment);
+    int32_t kept = 0;
+    if (const int result = tcp.set(plain.level, plain.option, value, length)) return result;
+    if (tcp.get(plain.level, plain.option, &kept)) attachment.socket_options().*(plain.value) = kept;
+    return 0;
 }
 
 int64_t to_microseconds(const timeval& t) { return t.tv_sec * 1'000'000LL + t.tv_usec; }
@@ -142,11 +241,10 @@ int get_socket_level(Attachment& attachment, int fd, int option, void* value, so
             const timeval answer{us / 1'000'000, us % 1'000'000};
             return copy_out(&answer, sizeof answer, value, length);
         }
-        case SO_PASSCRED:
-        case SO_PEERSEC:
-            return errno = ENOPROTOOPT, -1;
-        default:
+        case SO_ACCEPTCONN:
             return real::getsockopt(fd, SOL_SOCKET, option, value, length);
+        default:
+            return get_as_tcp_does(attachment, SOL_SOCKET, option, value, length);
     }
 }
 
@@ -156,26 +254,8 @@ int get_tcp_level(Attachment& attachment, int option, void* value, socklen_t* le
             return get_tcp_info(attachment, value, length);
         case TCP_MAXSEG:
             return copy_out(65483, value, length);
-        case TCP_SYNCNT:
-            return copy_out(6, value, length);
-        case TCP_LINGER2:
-            return copy_out(60, value, length);
-        case TCP_ULP:
-            return copy_out("", 0, value, length);
-        case TCP_CONGESTION:
-            return copy_out("cubic\0\0\0\0\0\0\0\0\0\0", 16, value, length);
-        case TCP_DEFER_ACCEPT:
-        case TCP_WINDOW_CLAMP:
-        case TCP_THIN_LINEAR_TIMEOUTS:
-        case TCP_THIN_DUPACK:
-        case TCP_NOTSENT_LOWAT:
-        case TCP_FASTOPEN:
-        case TCP_FASTOPEN_CONNECT:
-        case TCP_TIMESTAMP:
-        case TCP_SAVE_SYN:
-            return copy_out(0, value, length);
         default:
-            return errno = ENOPROTOOPT, -1;
+            return get_as_tcp_does(attachment, IPPROTO_TCP, option, value, length);
     }
 }
 
@@ -192,64 +272,20 @@ int set_socket_level(Attachment& attachment, int fd, int option, const void* val
         }
         case SO_RCVTIMEO:
         case SO_SNDTIMEO: {
-            timeval wish;
-            if (length < sizeof wish) return errno = EINVAL, -1;
-            std::memcpy(&wish, value, sizeof wish);
-            if (wish.tv_usec < 0 || wish.tv_usec >= 1'000'000) return errno = EDOM, -1;
-            if (wish.tv_sec < 0) wish = {};  // as the kernel: no waiting, which for us is none either
+            const StandIn tcp(attachment);
+            timeval kept;
+            if (const int result = tcp.set(SOL_SOCKET, option, value, length)) return result;
+            if (!tcp.get(SOL_SOCKET, option, &kept)) return -1;
             (option == SO_RCVTIMEO ? options.receive_timeout_us : options.send_timeout_us) =
-                to_microseconds(wish);
+                to_microseconds(kept);
             return option == SO_RCVTIMEO ? real::setsockopt(fd, SOL_SOCKET, option, value, length) : 0;
         }
         case SO_SNDBUFFORCE:
             return set_option(attachment, fd, SOL_SOCKET, SO_SNDBUF, value, length);
         case SO_RCVBUFFORCE:
             return set_option(attachment, fd, SOL_SOCKET, SO_RCVBUF, value, length);
-        case SO_PASSCRED:
-        case SO_PASSSEC:
-            return errno = EOPNOTSUPP, -1;
-        case SO_TYPE:
-        case SO_PROTOCOL:
-        case SO_DOMAIN:
-        case SO_ERROR:
-            return errno = ENOPROTOOPT, -1;
-        // What would change the mirror's own working or show its bytes is taken and forgotten.
-        case SO_TIMESTAMP:
-        case SO_TIMESTAMPNS:
-        case SO_TIMESTAMPING:
-        case SO_ZEROCOPY:
-        case SO_ATTACH_FILTER:
-        case SO_ATTACH_BPF:
-        case SO_DETACH_FILTER:
-        case SO_BINDTODEVICE:
-        case SO_PEEK_OFF:
-        case SO_OOBINLINE:
-        case SO_MARK:
-        case SO_BUSY_POLL:
-        case SO_INCOMING_CPU:
-        case SO_MAX_PACING_RATE:
-            return 0;
         default:
-            return real::setsockopt(fd, SOL_SOCKET, option, value, length);
-    }
-}
-
-int set_tcp_level(int option) {
-    switch (option) {
-        case TCP_MAXSEG:
-        case TCP_SYNCNT:
-        case TCP_LINGER2:
-        case TCP_DEFER_ACCEPT:
-        case TCP_WINDOW_CLAMP:
-        case TCP_CONGESTION:
-        case TCP_THIN_LINEAR_TIMEOUTS:
-        case TCP_THIN_DUPACK:
-        case TCP_NOTSENT_LOWAT:
-        case TCP_FASTOPEN:
-        case TCP_FASTOPEN_CONNECT:
-            return 0;
-        default:
-            return errno = ENOPROTOOPT, -1;  // kernel TLS (TCP_ULP) among them
+            return set_as_tcp_does(attachment, SOL_SOCKET, option, value, length);
     }
 }
 
@@ -292,44 +328,25 @@ int set_option(Attachment& attachment, int fd, int level, int option, const void
     if (attachment.explicit_face()) return settings().accept_options ? 0 : (errno = EOPNOTSUPP, -1);
     if (static_cast<int>(length) < 0) return errno = EINVAL, -1;
     if (!can_read(value, length)) return errno = EFAULT, -1;
-    if (const Plain* plain = find_plain(level, option)) {
-        int wish = 0;
-        const bool one_byte = level == IPPROTO_IP && length >= 1 && length < sizeof wish;
-        if (length < sizeof wish && !one_byte) return errno = EINVAL, -1;
-        std::memcpy(&wish, value, one_byte ? 1 : sizeof wish);
-        if (out_of_range(level, option, wish)) return errno = EINVAL, -1;
-        attachment.socket_options().*(plain->value) = as_kept(level, option, wish);
-        return 0;
-    }
-    switch (level) {
-        case SOL_SOCKET:
-            return set_socket_level(attachment, fd, option, value, length);
-        case IPPROTO_TCP:
-            return set_tcp_level(option);
-        case IPPROTO_IP:
-        case IPPROTO_IPV6:
-            return 0;
-        default:
-            return errno = ENOPROTOOPT, -1;
-    }
+    const Plain* plain = find_plain(level, option);
+    if (plain && option == IPV6_V6ONLY && level == IPPROTO_IPV6 && domain_of(attachment) == AF_INET6)
+        return errno = EINVAL, -1;  // too late: the socket has an address
+    if (plain && level == IPPROTO_TCP) return set_plain_of_tcp(attachment, *plain, value, length);
+    if (plain && level == SOL_SOCKET) return set_plain_of_socket(attachment, *plain, value, length);
+    if (level == SOL_SOCKET) return set_socket_level(attachment, fd, option, value, length);
+    // Kernel TLS would encrypt the mirror's bytes: as where its module is missing.
+    if (level == IPPROTO_TCP && option == TCP_ULP) return errno = length ? ENOENT : EINVAL, -1;
+    return set_as_tcp_does(attachment, level, option, value, length);
 }
 
 int get_option(Attachment& attachment, int fd, int level, int option, void* value, socklen_t* length) {
     if (attachment.explicit_face() && level != SOL_SOCKET) return errno = EOPNOTSUPP, -1;
-    if (const Plain* plain = find_plain(level, option))
+    const Plain* plain = find_plain(level, option);
+    if (plain && (level != IPPROTO_IPV6 || domain_of(attachment) == AF_INET6))
         return copy_out(attachment.socket_options().*(plain->value), value, length);
-    switch (level) {
-        case SOL_SOCKET:
-            return get_socket_level(attachment, fd, option, value, length);
-        case IPPROTO_TCP:
-            return get_tcp_level(attachment, option, value, length);
-        case IPPROTO_IP:
-            return copy_out(option == IP_TTL ? 64 : 0, value, length);
-        case IPPROTO_IPV6:
-            return copy_out(option == IPV6_UNICAST_HOPS ? 64 : 0, value, length);
-        default:
-            return errno = EOPNOTSUPP, -1;
-    }
+    if (level == SOL_SOCKET) return get_socket_level(attachment, fd, option, value, length);
+    if (level == IPPROTO_TCP) return get_tcp_level(attachment, option, value, length);
+    return get_as_tcp_does(attachment, level, option, value, length);
 }
 
 void capture_options(int tcp_socket, SocketOptions* to) {
@@ -345,6 +362,13 @@ void capture_options(int tcp_socket, SocketOptions* to) {
         length = sizeof value;
         if (real::getsockopt(tcp_socket, one.level, one.option, &value, &length) == 0)
             to->*(one.value) = value;
+    }
+    for (size_t i = 0; i < std::size(kOthers); ++i) {
+        if (kOthers[i].level == IPPROTO_IPV6 && domain != AF_INET6) continue;
+        int value = 0;
+        length = sizeof value;
+        if (real::getsockopt(tcp_socket, kOthers[i].level, kOthers[i].option, &value, &length) == 0)
+            keep_other(*to, static_cast<int>(i), value);
     }
     linger lingering{};
     length = sizeof lingering;
@@ -364,6 +388,8 @@ void capture_options(int tcp_socket, SocketOptions* to) {
 
 void copy_options(const SocketOptions& from, SocketOptions* to) {
     for (const Plain& one : kPlain) to->*(one.value) = (from.*(one.value)).load();
+    for (size_t i = 0; i < std::size(kOthers); ++i) to->other[i] = from.other[i].load();
+    to->other_is_set = from.other_is_set.load();
     to->domain = from.domain.load();
     to->linger_on = from.linger_on.load();
     to->linger_seconds = from.linger_seconds.load();
@@ -378,6 +404,11 @@ void apply_options(const SocketOptions& from, int tcp_socket) {
         if (one.level == SOL_SOCKET && (one.option == SO_RCVBUF || one.option == SO_SNDBUF)) continue;
         const int value = from.*(one.value);
         if (value) real::setsockopt(tcp_socket, one.level, one.option, &value, sizeof value);
+    }
+    for (size_t i = 0; i < std::size(kOthers); ++i) {
+        const int value = from.other[i];
+        if (other_is_set(from, static_cast<int>(i)))
+            real::setsockopt(tcp_socket, kOthers[i].level, kOthers[i].option, &value, sizeof value);
     }
     const linger lingering{from.linger_on, from.linger_seconds};
     real::setsockopt(tcp_socket, SOL_SOCKET, SO_LINGER, &lingering, sizeof lingering);

@@ -53,12 +53,15 @@ inline constexpr uint32_t kInvalidateNextSize = 8;
 // Socket options that the program set, in the units of setsockopt; SO_ERROR and the like are not here.
 struct SocketOptions {
     std::atomic<int32_t> keepalive, reuse_address, reuse_port, no_delay, cork, quick_ack;
-    std::atomic<int32_t> keep_idle, keep_interval, keep_count, user_timeout, type_of_service, v6_only,
-        priority;
+    std::atomic<int32_t> keep_idle, keep_interval, keep_count, user_timeout, v6_only, priority;
     std::atomic<int32_t> receive_low_water, receive_buffer, send_buffer;
     std::atomic<int32_t> linger_on, linger_seconds;
     std::atomic<int64_t> receive_timeout_us, send_timeout_us;  // 0: none
     std::atomic<int32_t> domain;  // AF_INET or AF_INET6: of the program's socket; 0: that of `local`
+    // Those that only their reader cares about, in the order of preload/options.cpp.
+    static constexpr int kOthers = 32;
+    std::atomic<uint32_t> other_is_set;  // a bit for each
+    std::atomic<int32_t> other[kOthers];
 };
 
 struct ConnectionMemory {

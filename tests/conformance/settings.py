@@ -11,7 +11,7 @@ OPTIONS = {  # name: (level, number, values to set)
     'SO_DONTROUTE': (S, 5, (1, 0)), 'SO_OOBINLINE': (S, 10, (1, 0)), 'SO_TIMESTAMP': (S, 29, (1, 0)), 'SO_NO_CHECK': (S, 11, (1, 0)),
     'SO_MARK': (S, 36, ()), 'SO_TYPE': (S, 3, (1,)), 'SO_PROTOCOL': (S, 38, (1,)), 'SO_DOMAIN': (S, 39, (1,)),
     'SO_ACCEPTCONN': (S, 30, (1,)), 'SO_ERROR': (S, 4, (1,)), 'SO_PASSCRED': (S, 16, (1, 0)), 'SO_PEEK_OFF': (S, 42, ()),
-    'SO_ZEROCOPY': (S, 60, (1, 0, 2)), 'SO_BUSY_POLL': (S, 46, ()), 'SO_MAX_PACING_RATE': (S, 47, ()), 'SO_COOKIE_LENGTH': (S, 9999, (1,)),
+    'SO_ZEROCOPY': (S, 60, (1, 0, 2)), 'SO_BUSY_POLL': (S, 46, ()), 'SO_MAX_PACING_RATE': (S, 47, ()), 'SO_UNKNOWN': (S, 9999, (1,)),
     'SO_DEBUG': (S, 1, (0,)), 'SO_RXQ_OVFL': (S, 40, (1, 0)), 'SO_SELECT_ERR_QUEUE': (S, 45, (1, 0)), 'SO_LOCK_FILTER': (S, 44, ()),
     'TCP_NODELAY': (T, 1, (1, 0, 5)), 'TCP_MAXSEG': (T, 2, (1, 100000)), 'TCP_CORK': (T, 3, (1, 0, 9)),
     'TCP_KEEPIDLE': (T, 4, (1, 32767, 0, 32768, -1)), 'TCP_KEEPINTVL': (T, 5, (1, 32767, 0, 32768)),
@@ -19,7 +19,7 @@ OPTIONS = {  # name: (level, number, values to set)
     'TCP_DEFER_ACCEPT': (T, 9, (0,)), 'TCP_WINDOW_CLAMP': (T, 10, ()), 'TCP_INFO': (T, 11, (1,)), 'TCP_QUICKACK': (T, 12, (1,)),
     'TCP_USER_TIMEOUT': (T, 18, (0, 1000, -1)), 'TCP_FASTOPEN': (T, 23, ()), 'TCP_TIMESTAMP': (T, 24, ()), 'TCP_NOTSENT_LOWAT': (T, 25, (1000,)),
     'TCP_THIN_LINEAR_TIMEOUTS': (T, 16, (1, 0, 2)), 'TCP_THIN_DUPACK': (T, 17, (1, 0, 2)), 'TCP_SAVE_SYN': (T, 27, (0, 3)),
-    'TCP_REPAIR': (T, 19, (1,)), 'TCP_INQ': (T, 36, (1, 0, 2)), 'TCP_TX_DELAY': (T, 37, (0,)), 'TCP_MD5SIG': (T, 14, (1,)),
+    'TCP_INQ': (T, 36, (1, 0, 2)), 'TCP_TX_DELAY': (T, 37, (0,)), 'TCP_MD5SIG': (T, 14, (1,)),
     'TCP_ULP': (T, 31, (1,)), 'TCP_UNKNOWN': (T, 999, (1,)),
     'IP_TOS': (I, 1, (0x10, 0x20, 0, 255)), 'IP_TTL': (I, 2, (64, 0, 255, 256, -1)), 'IP_MTU_DISCOVER': (I, 10, (0, 1, 9)),
     'IP_RECVERR': (I, 11, (1, 0)), 'IP_UNKNOWN': (I, 999, (1,)), 'IP_MINTTL': (I, 21, (1, 0, 256)), 'IP_FREEBIND': (I, 15, (1, 0)),
@@ -92,7 +92,7 @@ def timeouts(option):
 @case
 def lingering():
     c, s = connection()
-    for on, seconds in ((1, 5), (0, 5), (3, 0), (1, -1)):
+    for on, seconds in ((1, 5), (0, 5), (3, 0), (1, 3600)):
         say(outcome(s.setsockopt, S, socket.SO_LINGER, struct.pack('ii', on, seconds)), struct.unpack('ii', s.getsockopt(S, socket.SO_LINGER, 8)))
     say(outcome(s.setsockopt, S, socket.SO_LINGER, b'1234'), len(s.getsockopt(S, socket.SO_LINGER, 4)))
 
