@@ -166,9 +166,11 @@ int show_address(const sockaddr_storage& from, socklen_t size, sockaddr* address
 }
 
 socklen_t address_of(Attachment& attachment, bool peer, sockaddr_storage* out) {
-    const sockaddr_storage& kept = attachment.kind == Kind::connection
-                                       ? (peer ? attachment.memory().peer : attachment.memory().local)
-                                       : attachment.local;
+    const bool stood = attachment.kind == Kind::connection &&
+                       attachment.memory().state.load() != session::ConnectionState::failed;
+    const sockaddr_storage& kept = attachment.kind == Kind::connection && peer ? attachment.memory().peer
+                                   : stood                                     ? attachment.memory().local
+                                                                               : attachment.local;
     Endpoint endpoint;
     const int domain = domain_of(attachment);
     if (!endpoint_of(reinterpret_cast<const sockaddr*>(&kept), sizeof kept, &endpoint)) {

@@ -153,6 +153,15 @@ int wait_connected(Attachment& attachment, int fd, const Deadline& deadline) {
     }
 }
 
+// The program had bound it, before connect() failed.
+void bind_again(Attachment& attachment, int fresh) {
+    Endpoint bound;
+    sockaddr_storage local;
+    if (!endpoint_of(reinterpret_cast<sockaddr*>(&attachment.local), sizeof attachment.local, &bound)) return;
+    const socklen_t length = to_sockaddr(bound, domain_of(attachment), &local);
+    real::bind(fresh, reinterpret_cast<sockaddr*>(&local), length);
+}
+
 // The number becomes an ordinary TCP socket again: for connect() to somewhere else after a failure, and
 // AF_UNSPEC.
 bool revert_to_tcp(Attachment& attachment, int fd) {
@@ -160,6 +169,7 @@ bool revert_to_tcp(Attachment& attachment, int fd) {
     if (fresh < 0) return false;
     apply_options(attachment.memory().options, fresh);
     attachment.memory().abort = 1;
+    if (attachment.memory().state.load() == ConnectionState::failed) bind_again(attachment, fresh);
     if (!put_under(fd, fresh)) {
         raw(SYS_close, fresh);
         return false;
@@ -194,6 +204,7 @@ int finish(Attachment& attachment, int fd, const Wish& wish) {
 int put_in_place(Attempt& attempt, int fd, const Wish& wish) {
     apply_to_mirror(attempt.attachment->memory().options, attempt.a);
     attempt.attachment->complaint_due = wish.rule != nullptr;
+    find_local(fd, &attempt.attachment->local);
     if (!put_under(fd, attempt.a)) {
         const int error = errno;
         raw(SYS_close, attempt.a);

@@ -34,12 +34,21 @@ HOOK(int, __connect, int fd, const sockaddr* address, socklen_t length) {
     return hook_connect(fd, address, length);
 }
 
+// What has an address already; the kernel looks at the new one first.
+int refuse_bind(int domain, const sockaddr* address, socklen_t length) {
+    constexpr socklen_t kShortV6 = 24;
+    const socklen_t least = domain == AF_INET6 ? kShortV6 : sizeof(sockaddr_in);
+    if (length < least || length > sizeof(sockaddr_storage)) return errno = EINVAL, -1;
+    const bool fits = address->sa_family == domain || (domain == AF_INET && address->sa_family == AF_UNSPEC);
+    return errno = fits ? EINVAL : EAFNOSUPPORT, -1;
+}
+
 HOOK(int, bind, int fd, const sockaddr* address, socklen_t length) {
     if (is_plain(fd)) return real::bind(fd, address, length);
     const Held ours = hold(fd);
     if (!ours || ours->kind == Kind::beside) return real::bind(fd, address, length);
     if (length <= sizeof(sockaddr_storage) && !can_read(address, length)) return errno = EFAULT, -1;
-    if (ours->kind != Kind::idle) return errno = EINVAL, -1;
+    if (ours->kind != Kind::idle) return refuse_bind(domain_of(*ours), address, length);
     // The series asks for the socket's family and a full address.
     const int family = ours->options.domain;
     const socklen_t full = family == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
