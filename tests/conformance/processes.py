@@ -1,5 +1,5 @@
 """fork, exec and descriptors that are passed on."""
-import os, select, socket, struct, subprocess, sys
+import os, signal, socket, struct, subprocess, sys
 
 from harness import *
 
@@ -112,3 +112,114 @@ def asyncio_streams():
         server.close()
 
     asyncio.run(run())
+
+
+# ---------------------------------------------------------------- exec in all its forms
+
+ECHO = ('import os,sys\nfd=int(sys.argv[1])\ntry:\n d=os.read(fd,6)\n os.write(fd,b"\\0\\0\\0\\2"+d[4:])\n'
+        'except OSError as e:\n os.write(1,str(e.errno).encode())')
+
+
+def by_spawn(fd):
+    return os.waitpid(os.posix_spawn(sys.executable, [sys.executable, '-c', ECHO, str(fd)], os.environ), 0)[1]
+
+
+def by_fork_and_exec(fd):
+    pid = os.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, '-c', ECHO, str(fd)])
+    return os.waitpid(pid, 0)[1]
+
+
+def by_subprocess(fd):
+    return subprocess.run([sys.executable, '-c', ECHO, str(fd)], close_fds=False).returncode
+
+
+def by_spawn_action(fd):
+    actions = [(os.POSIX_SPAWN_DUP2, fd, 55)]
+    return os.waitpid(os.posix_spawn(sys.executable, [sys.executable, '-c', ECHO, '55'], os.environ, file_actions=actions), 0)[1]
+
+
+def by_system(fd):
+    return os.system(f"{sys.executable} -c '{ECHO}' {fd}")
+
+
+START = {'spawn': by_spawn, 'fork-exec': by_fork_and_exec, 'subprocess': by_subprocess, 'spawn-dup2': by_spawn_action, 'system': by_system}
+
+
+@each(start=START, end=('accepted', 'connected'), inherited={'inherited': True, 'cloexec': False})
+def programs(start, end, inherited):
+    c, s = connection()
+    own, peer = (s, c) if end == 'accepted' else (c, s)
+    own.set_inheritable(inherited)
+    peer.sendall(message(2, b'e'))
+    say(start(own.fileno()))
+    own.setblocking(False)
+    peer.setblocking(False)
+    say(outcome(own.recv, 10))
+    if not wait_for(peer, 'IN') if inherited or start is by_spawn_action else False:
+        say('no answer')
+    say(outcome(peer.recv, 10))
+
+
+@each(as_what=('stdin', 'stdout'))
+def as_standard_stream(as_what):
+    """As inetd starts its servers."""
+    c, s = connection()
+    if as_what == 'stdin':
+        c.sendall(message(20, b'i'))
+        c.shutdown(socket.SHUT_WR)
+        say(subprocess.run(['cat'], stdin=s, stdout=subprocess.PIPE).stdout)
+    else:
+        say(subprocess.run(['printf', r'\0\0\0\5hello'], stdout=s).returncode, received(c, 9))
+
+
+@case
+def many_children_of_one_listener():
+    """All wait in accept(); each connection is taken by exactly one."""
+    l = listener(backlog=64)
+    children = []
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            while True:
+                s, _ = l.accept()
+                s.sendall(message(4, b'%d' % (os.getpid() % 10)))
+                s.close()
+        children.append(pid)
+    clients = [socket.create_connection(l.getsockname()) for _ in range(40)]
+    say(sum(len(received(c, 8)) for c in clients), {c.recv(1) for c in clients})
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+@case
+def threads_accept_together():
+    l = listener(backlog=64)
+    def serve():
+        while True:
+            s, _ = l.accept()
+            s.sendall(message(4))
+            s.close()
+    [in_thread(serve) for _ in range(4)]
+    clients = [socket.create_connection(l.getsockname()) for _ in range(40)]
+    say(sum(len(received(c, 8)) for c in clients), {c.recv(1) for c in clients})
+
+
+@case
+def killed_owner():
+    """A process that is killed closes its connections; what it had not read makes that a reset."""
+    for unread in (False, True):
+        c, s = connection()
+        pid = os.fork()
+        if pid == 0:
+            c.close()
+            signal.pause()
+        s.close()
+        if unread:
+            c.sendall(message(5))
+            until(lambda: unsent(c) == 0)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        say(unread, wait_for(c, 'ERR' if unread else 'RDHUP'), outcome(c.recv, 1))
