@@ -4,7 +4,7 @@ import fnmatch, os, signal, sys, threading, traceback
 
 sys.dont_write_bytecode = True
 import harness
-import connecting, naming, accepting, sending, receiving, reading, writing, readiness, pointers, files, splicing, options, settings, ends, descriptors, processes
+import connecting, naming, accepting, sending, receiving, reading, writing, readiness, pointers, files, splicing, options, settings, ends, interruptions, descriptors, processes
 
 HUNG = 40  # seconds: no case takes nearly so long
 
