@@ -86,20 +86,19 @@ def backlog_is_full():
     say(sum(len(received(c, 5)) for c in clients))
 
 
-@each(first=('data', 'close', 'reset'))
+@each(first=('data', 'close'))
 def before_accept(first):
-    """What the client does before it is accepted is there afterwards."""
+    """What the client does before it is accepted is there afterwards. (After a reset it depends on who was quicker: what
+    died before accept() is not handed out by SMBDIRECT.)"""
     l = listener()
     c = socket.create_connection(l.getsockname())
     wait_for(l, 'IN')
     c.sendall(message(5))
     if first == 'close':
         c.close()
-    elif first == 'reset':
-        reset(c)
     s, _ = l.accept()
-    say(received(s, 9) if first != 'reset' else wait_for(s, 'ERR'))
-    if first != 'data':
+    say(received(s, 9))
+    if first == 'close':
         say(outcome(s.recv, 1))
 
 
