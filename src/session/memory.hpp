@@ -21,7 +21,7 @@
 namespace smbdirect::session {
 
 inline constexpr uint32_t kMemoryMagic = 0x44424d53;  // "SMBD"
-inline constexpr uint32_t kVersion = 2;               // of this layout and of messages.hpp, raised together
+inline constexpr uint32_t kVersion = 3;               // of this layout and of messages.hpp, raised together
 
 enum class ConnectionState : uint32_t { connecting = 1, established = 2, failed = 3, ended = 4 };
 
