@@ -122,6 +122,7 @@ int shut(Attachment& attachment, int fd, int how) {
     if (how != SHUT_RD) bits |= session::shutdown_write;
     if (attachment.explicit_face())
         bits = session::shutdown_read | session::shutdown_write;  // there is no half of it
+    if (bits & session::shutdown_write && state == TCP_CLOSE_WAIT) bits |= session::shutdown_after_end;
     memory.shutdown.fetch_or(bits);
     session::ring_doorbell(attachment.view, fd);
     // A shows the end of stream to whoever polls; tokens that the engine sends from now on go nowhere, and

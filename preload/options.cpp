@@ -304,12 +304,16 @@ int tcp_state(const Attachment& attachment) {
         case ConnectionState::ended:
             break;
     }
-    const bool shut = memory.shutdown.load() & session::shutdown_write;
+    const uint32_t shutdown = memory.shutdown.load();
+    const bool shut = shutdown & session::shutdown_write;
     switch (memory.end.load()) {
         case session::End::none:
             return shut ? TCP_FIN_WAIT2 : TCP_ESTABLISHED;
         case session::End::orderly:
             if (!shut) return TCP_CLOSE_WAIT;
+            // The end that follows our own is the wire's, which has no half of it: the peer may not have said
+            // a word.
+            if (!(shutdown & session::shutdown_after_end)) return TCP_FIN_WAIT2;
             return session::stream_unsent(attachment.view) ? TCP_LAST_ACK : TCP_CLOSE;
         case session::End::reset:
             break;

@@ -32,7 +32,12 @@ enum class End : uint32_t {
     reset = 2,    // `error` once, then 0; sending gives EPIPE
 };
 
-enum ShutdownBits : uint32_t { shutdown_read = 1, shutdown_write = 2 };
+enum ShutdownBits : uint32_t {
+    shutdown_read = 1,
+    shutdown_write = 2,
+    shutdown_after_end =
+        4,  // with shutdown_write: the peer had ended before (what TCP calls LAST_ACK, then CLOSE)
+};
 
 // One run of payload in the receive area. A descriptor that starts an upper-layer message stands for 4 more
 // bytes of the program's stream in front of its payload: the big-endian length header that SMB uses on TCP.

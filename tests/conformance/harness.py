@@ -1,9 +1,11 @@
 """What the cases are made of. A case is a function that says what it sees; it runs in a process of its own."""
-import array, ctypes, errno, fcntl, itertools, os, select, socket, struct, sys, termios, threading, time
+import array, ctypes, errno, fcntl, itertools, os, select, signal, socket, struct, sys, termios, threading, time
 
 libc = ctypes.CDLL(None, use_errno=True)
 port = int(sys.argv[1])  # of every listener
 cases = {}               # name -> function
+NETWORK = 'SMBDIRECT_TEST_NETWORK' in os.environ  # where addresses that lead nowhere can be had: network.sh
+RESET = struct.pack('ii', 1, 0)                   # SO_LINGER: close() resets
 LOOPBACK = {socket.AF_INET: '127.0.0.1', socket.AF_INET6: '::1'}
 FAMILIES = {'ipv4': socket.AF_INET, 'ipv6': socket.AF_INET6}
 MODES = {'blocking': True, 'nonblocking': False}
@@ -26,10 +28,19 @@ def case(function):
     return each()(function)
 
 
+def with_network(*names):
+    """For each(where=...)."""
+    return NETWORK
+
+
 # ---------------------------------------------------------------- saying
 
+def shown(value):
+    return f'{len(value)} bytes' if isinstance(value, bytes) and len(value) > 32 else value
+
+
 def say(*words):
-    print('   ', *words, flush=True)
+    print('   ', *map(shown, words), flush=True)
 
 
 def error_name(number):
@@ -52,6 +63,11 @@ def called(function, *arguments):
     ctypes.set_errno(0)
     result = function(*arguments)
     return error_name(ctypes.get_errno()) if result == -1 else result
+
+
+def call(name, *arguments):
+    """The same by its name."""
+    return called(getattr(libc, name), *arguments)
 
 
 def mask_names(mask):
@@ -78,9 +94,46 @@ def until(condition, seconds=5):
     return True
 
 
-def wait_for(s, word):
-    """Until the poll mask has this in it."""
-    return until(lambda: word in poll_mask(s).split('|'))
+def wait_for(s, *words):
+    """Until the poll mask has these in it."""
+    return until(lambda: set(words) <= set(poll_mask(s).split('|')))
+
+
+def asleep(task, process='self'):
+    """Waits until a thread, by its native id, sleeps in a system call that is not the lock of the interpreter."""
+    futex, path = {'x86_64': '202'}.get(os.uname().machine, '98'), f'/proc/{process}/task/{task}/'
+
+    def sleeps():
+        try:
+            with open(path + 'stat') as stat, open(path + 'syscall') as syscall:
+                return stat.read().rsplit(')', 1)[1].split()[0] == 'S' and syscall.read().split()[0] != futex
+        except OSError:
+            return False
+    return until(sleeps)
+
+
+class Later(threading.Thread):
+    """Runs beside the case. outcome() waits for it, and gives what it gave."""
+
+    def __init__(self, function, *arguments):
+        super().__init__(daemon=True)
+        self.work, self.result = (function, *arguments), None
+        self.start()
+
+    def run(self):
+        self.result = outcome(*self.work)
+
+    def outcome(self):
+        self.join(15)
+        return 'still running' if self.is_alive() else self.result
+
+
+class Blocked(Later):
+    """A call that is known to sleep when the constructor returns, if `slept` says so."""
+
+    def __init__(self, function, *arguments):
+        super().__init__(function, *arguments)
+        self.slept = asleep(self.native_id) and self.is_alive()
 
 
 def in_thread(function, *arguments):
@@ -115,9 +168,19 @@ def listener(family=socket.AF_INET, address=None, backlog=16):
     return l
 
 
-def connection(**named):
+def here(family=socket.AF_INET):
+    return LOOPBACK[family], port
+
+
+def stream(family=socket.AF_INET, blocking=True):
+    s = socket.socket(family, socket.SOCK_STREAM)
+    s.setblocking(blocking)
+    return s
+
+
+def connection(family=socket.AF_INET, **named):
     """Both ends of a connection: the one that asked, the one that was accepted."""
-    l = listener(**named)
+    l = listener(family, **named)
     c = socket.create_connection(l.getsockname()[:2])
     s, _ = l.accept()
     l.close()
@@ -153,6 +216,11 @@ def unsent(s):
     return number_of(s, termios.TIOCOUTQ)
 
 
+def arrived(s, size):
+    """Waits until so many bytes can be read."""
+    return until(lambda: waiting(s) >= size)
+
+
 def deliver(c, s, data):
     """Sends, and waits until it is there."""
     before = waiting(s)
@@ -160,15 +228,50 @@ def deliver(c, s, data):
     return until(lambda: waiting(s) == before + len(data))
 
 
-def fill(c, piece=message(1 << 20)):
-    """Sends until nothing more is taken, and what has been taken does not move any more."""
+MEGABYTE = message((1 << 20) - 4)
+PIECE = len(MEGABYTE)
+
+
+def flow(start, size):
+    """Bytes [start, start + size) of an endless run of messages."""
+    return (MEGABYTE[start % PIECE:] + MEGABYTE * (size // PIECE + 1))[:size]
+
+
+def rest_of(sent):
+    """What is still to be sent of the flow for its last message to be whole."""
+    return flow(sent, -sent % PIECE)
+
+
+def fill(c, sent=0):
+    """Sends the flow, from there on, until nothing more is taken and what has been taken does not move any more."""
     c.setblocking(False)
-    sent, still = 0, 0
+    still = 0
     while still < 10:
         try:
-            sent += c.send(piece[sent % len(piece):])
+            sent += c.send(MEGABYTE[sent % PIECE:])
             still = 0
         except BlockingIOError:
             still += 1
             time.sleep(0.01)
     return sent
+
+
+# ---------------------------------------------------------------- processes
+
+def child(function):
+    """Runs it in a forked process, whose exit status is what it returns; gives the pid."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        status = 99
+        try:
+            status = function() or 0
+        finally:
+            os._exit(status)
+    return pid
+
+
+def status_of(pid):
+    """Waits for a child: its exit status, or the name of the signal that ended it."""
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return status if status >= 0 else signal.Signals(-status).name

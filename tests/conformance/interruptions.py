@@ -5,9 +5,9 @@ from calls import *
 
 
 def full_sender(c, s):
-    sent = fill(c, message(200000))
+    sent = fill(c)
     c.setblocking(True)
-    return c, (message(200000) * 2)[sent % 200004:]
+    return c, flow(sent, 400000)
 
 
 def poll_interrupted(s):

@@ -149,7 +149,7 @@ def edge_for_room():
     e = select.epoll()
     e.register(c, select.EPOLLOUT | select.EPOLLET)
     say(seen(e))
-    rest = message(1 << 20)[sent % ((1 << 20) + 4):]
+    rest = rest_of(sent)
     reader = in_thread(received, s, sent + len(rest))
     say(seen(e, 10))
     c.setblocking(True)

@@ -23,10 +23,9 @@ def idle(call, c, s, flags):
 def full(call, c, s, flags):
     """A blocking call waits until there is room, and then takes all of it."""
     blocking = c.getblocking()
-    big = message(200000)
-    sent = fill(c, big)
+    sent = fill(c)
     c.setblocking(blocking)
-    rest = (big * 2)[sent % len(big):]
+    rest = rest_of(sent) + MEGABYTE
     reader = []
     result = waits(lambda: send(call, c, rest, flags), lambda: reader.append(in_thread(received, s, sent + len(rest))))
     say(*(('all' if word == len(rest) else word) for word in result))
