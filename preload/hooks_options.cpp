@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "complain.hpp"
+#include "endpoint.hpp"
 #include "hook.hpp"
 #include "options.hpp"
 #include "real.hpp"
@@ -35,7 +36,16 @@ HOOK(int, setsockopt, int fd, int level, int option, const void* value, socklen_
 void trace_pending_error(const Attachment& attachment, int fd, int error) {
     if (error == 0 || attachment.kind != Kind::connection)
         return trace(0, attachment.id(), fd, "SO_ERROR -> %d", error);
-    const auto reason = static_cast<Reason>(attachment.memory().reason.load());
+    const auto& memory = attachment.memory();
+    const auto reason = static_cast<Reason>(memory.reason.load());
+    if (memory.state.load() == session::ConnectionState::failed) {
+        Endpoint peer;
+        char to[64] = "";
+        if (endpoint_of(reinterpret_cast<const sockaddr*>(&memory.peer), sizeof memory.peer, &peer))
+            describe(peer, to);
+        return trace(1, attachment.id(), fd, "connect to %s: failed: %s, reason %u: %s", to,
+                     errno_name(error), static_cast<unsigned>(reason), reason_sentence(reason));
+    }
     trace(1, attachment.id(), fd, "SO_ERROR -> %s, reason %u: %s", errno_name(error),
           static_cast<unsigned>(reason), reason_sentence(reason));
 }
