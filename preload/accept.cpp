@@ -1,7 +1,6 @@
 #include "accept.hpp"
 
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 
 #include <cerrno>
 
@@ -13,6 +12,7 @@
 #include "process.hpp"
 #include "real.hpp"
 #include "recognise.hpp"
+#include "session/names.hpp"
 #include "session/readiness.hpp"
 #include "swap.hpp"
 #include "trace.hpp"
@@ -44,10 +44,10 @@ KnockEntry* claim_entry(session::KnockTable* table, const sockaddr_storage& peer
 // A knock that the engine has taken back, since the connection is gone that it spoke of: it was reset, and
 // all that it ever sent is one byte. IPv6 has no address of its own for knocks.
 bool is_stale_knock(int accepted, const sockaddr_storage& peer, socklen_t length) {
-    constexpr uint8_t knocks_from[4] = {127, 83, 77, 66};
     Endpoint source;
     if (!endpoint_of(reinterpret_cast<const sockaddr*>(&peer), length, &source)) return false;
-    if (source.family == AF_INET) return std::memcmp(source.address, knocks_from, sizeof knocks_from) == 0;
+    const uint32_t knocks_from = htonl(session::kKnockSource);
+    if (source.family == AF_INET) return std::memcmp(source.address, &knocks_from, sizeof knocks_from) == 0;
     if (std::memcmp(source.address, &in6addr_loopback, sizeof in6addr_loopback) != 0) return false;
     char byte[2] = {};
     return is_fresh_tcp(accepted) && real::recv(accepted, byte, 2, MSG_PEEK | MSG_DONTWAIT) == 1 && !byte[0];

@@ -24,18 +24,18 @@ enum class Kind : uint8_t {
 struct Attachment {
     std::atomic<uint32_t> references;  // 0: free
     Kind kind;
-    uint32_t face;                 // 6, or the number of the explicit protocol
-    session::ConnectionView view;  // connection
-    session::KnockTable* knocks;   // beside
-    uint64_t listener_id;          // beside, only_listener
-    int owner;                     // process that registered the listener
+    uint32_t face;                  // 6, or the number of the explicit protocol
+    session::ConnectionView view;   // connection
+    session::KnockTable* knocks;    // beside
+    uint64_t listener_id;           // beside, only_listener
+    int owner;                      // process that registered the listener
     std::atomic<int64_t> check_at;  // beside: when to ask whether the engine knows it (CLOCK_MONOTONIC, ms)
     std::atomic<uint32_t> failed_checks;  // beside: in a row
-    sockaddr_storage local;  // only_listener: as the program shall see it
+    sockaddr_storage local;  // only_listener: as the program shall see it; connection: what it had bound
     session::SocketOptions options;  // of what has no connection memory
     std::atomic<bool>
         told;  // connection: connect() has reported the outcome (TCP's SS_CONNECTED or SS_UNCONNECTED)
-    std::atomic<bool> complaint_due;  // connection by rule: if it fails, stderr has not been told yet
+    std::atomic<bool> complaint_due;    // connection by rule: if it fails, stderr has not been told yet
     std::atomic<uint32_t> dead_rounds;  // see wait.cpp
 
     session::ConnectionMemory& memory() const { return *view.memory; }

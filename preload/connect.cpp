@@ -87,6 +87,7 @@ Attempt begin(int fd, const Wish& wish) {
     } else if (fds.fd[0] < 0 || fds.fd[1] < 0) {
         attempt.error = {Reason::engine_refused, ECONNREFUSED};
     } else if (Attachment* made = attachment_from(fds.fd[1])) {
+        made->local = request.local;
         attempt.attachment = Held(made);
         attempt.a = std::exchange(fds.fd[0], -1);
     } else {
@@ -204,7 +205,6 @@ int finish(Attachment& attachment, int fd, const Wish& wish) {
 int put_in_place(Attempt& attempt, int fd, const Wish& wish) {
     apply_to_mirror(attempt.attachment->memory().options, attempt.a);
     attempt.attachment->complaint_due = wish.rule != nullptr;
-    find_local(fd, &attempt.attachment->local);
     if (!put_under(fd, attempt.a)) {
         const int error = errno;
         raw(SYS_close, attempt.a);

@@ -187,7 +187,6 @@ HOOK(ssize_t, splice, int in, off64_t* in_offset, int out, off64_t* out_offset, 
 }
 
 // EINVAL is what these calls say of a descriptor that cannot; programs then read and write.
-
 HOOK(ssize_t, tee, int in, int out, size_t count, unsigned flags) {
     if (is_mirror(in) || is_mirror(out)) return errno = EINVAL, -1;
     return real::tee(in, out, count, flags);

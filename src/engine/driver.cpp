@@ -281,9 +281,7 @@ bool Driver::answer_sends_after_end() {
 void Driver::look_at_program() {
     if (mirror_.b() < 0) return;
     uint64_t tail = 0;
-    if (!mirror_.read_receive_tail(&tail)) {
-        return fail_by_program(Reason::shared_memory_violation);
-    }
+    if (!mirror_.read_receive_tail(&tail)) return fail_by_program(Reason::shared_memory_violation);
     slots_.consumed_up_to(tail, [this](uint32_t block) { extents_.give_back(block - slots_.count()); });
     if (!write_shut_ && (view_.memory->shutdown.load() & session::shutdown_write)) {
         write_shut_ = true;
@@ -307,15 +305,21 @@ void Driver::settle_established() {
 
 // ---------------------------------------------------------------- ends
 
-void Driver::fail(Error error) {
-    if (peer_gone_ || disconnecting_) return end_for_program(error);
-    trace_line("ends", error);
-    disconnecting_ = true;
-    if (!counted_open_)
-        ++context_.counters->connections_failed;
-    else
-        ++context_.counters->connections_reset;
+// Traces, counts and publishes that this side ends it. False: it was ending already, and nothing is left to
+// tell the peer.
+bool Driver::begin_end(Error error) {
+    const bool first = !peer_gone_ && !disconnecting_;
+    if (first) {
+        trace_line("ends", error);
+        disconnecting_ = true;
+        ++(counted_open_ ? context_.counters->connections_reset : context_.counters->connections_failed);
+    }
     end_for_program(error);
+    return first;
+}
+
+void Driver::fail(Error error) {
+    if (!begin_end(error)) return;
     endpoint_->flush();
     endpoint_->disconnect();
     arm_close_timer();
@@ -324,11 +328,7 @@ void Driver::fail(Error error) {
 // The program's own calls or its shared memory cannot be trusted: to the peer it is a reset, at once.
 void Driver::fail_by_program(Reason reason) {
     ++context_.counters->program_violations;
-    if (peer_gone_ || disconnecting_) return end_for_program({reason, ECONNRESET});
-    trace_line("ends", {reason, ECONNRESET});
-    ++(counted_open_ ? context_.counters->connections_reset : context_.counters->connections_failed);
-    disconnecting_ = true;
-    end_for_program({reason, ECONNRESET});
+    if (!begin_end({reason, ECONNRESET})) return;
     endpoint_->abort();
     peer_gone_ = true;
 }

@@ -110,6 +110,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void look_at_program();
     void arm_timer();
     void on_timer();
+    bool begin_end(Error);
     void fail_by_program(Reason);
     void fail(Error);             // this side ends it: the peer is disconnected, the program sees `error`
     void end_for_program(Error);  // publishes the end to the program

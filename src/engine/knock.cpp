@@ -10,17 +10,16 @@
 #include <cstring>
 
 #include "fabric/address.hpp"
+#include "session/names.hpp"
 
 namespace smbdirect::engine {
 namespace {
-
-constexpr uint32_t kKnockSource = 0x7f534d42;  // 127.83.77.66: easy to tell in a capture ("SMB")
 
 sockaddr_storage knock_source(int family) {
     sockaddr_storage source{};
     source.ss_family = static_cast<sa_family_t>(family);
     if (family == AF_INET)
-        reinterpret_cast<sockaddr_in&>(source).sin_addr.s_addr = htonl(kKnockSource);
+        reinterpret_cast<sockaddr_in&>(source).sin_addr.s_addr = htonl(session::kKnockSource);
     else
         reinterpret_cast<sockaddr_in6&>(source).sin6_addr = in6addr_loopback;
     return source;
@@ -66,8 +65,7 @@ Result<void> Knock::start(fabric::EventLoop* loop, const sockaddr_storage& liste
     if (bind(socket_, reinterpret_cast<const sockaddr*>(&source), fabric::address_size(source)) != 0)
         return fail(Reason::engine_resources);
     if (auto published = publish(); !published) return published;
-    if (connect(socket_, reinterpret_cast<const sockaddr*>(&target), fabric::address_size(target)) !=
-            0 &&
+    if (connect(socket_, reinterpret_cast<const sockaddr*>(&target), fabric::address_size(target)) != 0 &&
         errno != EINPROGRESS)
         return fail(errno == ECONNREFUSED ? Reason::listener_gone : Reason::listener_backlog);
     return {};

@@ -31,6 +31,10 @@ bool parse_mirror_name(const sockaddr_un&, socklen_t length, uint64_t* engine_id
                        char* end);
 bool parse_listener_name(const sockaddr_un&, socklen_t length, uint64_t* engine_id, uint64_t* listener_id);
 
+// Where the engine knocks from on a listener beside TCP, over IPv4: 127.83.77.66 ("SMB"), easy to tell in a
+// capture.
+inline constexpr uint32_t kKnockSource = 0x7f534d42;  // host byte order
+
 uint64_t network_namespace_cookie();  // of a socket made now; 0 where the kernel does not tell
 
 }  // namespace smbdirect::session

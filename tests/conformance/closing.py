@@ -4,22 +4,25 @@ import socket, struct
 from harness import *
 
 
-@case
-def half_close():
-    """The one end has said all it had to say; the other goes on."""
+def said_all():
+    """One end has said all it had to say."""
     c, s = connection()
     c.sendall(message(3))
     c.shutdown(socket.SHUT_WR)
     say(received(s, 7), s.recv(1))
+    return c, s
+
+
+@case
+def half_close():
+    """The other goes on."""
+    c, s = said_all()
     say(outcome(s.send, message(5), socket.MSG_NOSIGNAL), outcome(c.recv, 20))
 
 
 @case
 def both_halves_closed():
-    c, s = connection()
-    c.sendall(message(3))
-    c.shutdown(socket.SHUT_WR)
-    say(received(s, 7), s.recv(1))
+    c, s = said_all()
     say(outcome(s.shutdown, socket.SHUT_WR), c.recv(1))
     say(until(lambda: 'HUP' in poll_mask(c).split('|'), 1), until(lambda: 'HUP' in poll_mask(s).split('|'), 1))
     say(outcome(c.send, b'1', socket.MSG_NOSIGNAL), outcome(s.send, b'1', socket.MSG_NOSIGNAL))

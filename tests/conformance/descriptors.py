@@ -134,18 +134,6 @@ def status_flags(end):
 
 
 @case
-def sigio():
-    """O_ASYNC: a signal for what arrives."""
-    c, s = connection()
-    hits = []
-    signal.signal(signal.SIGIO, lambda *_: hits.append(1))
-    fcntl.fcntl(s, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(s, fcntl.F_SETFL, os.O_ASYNC)
-    c.sendall(message(4))
-    say(until(lambda: hits), received(s, 8))
-
-
-@case
 def threads_with_one_number():
     """Writers send whole messages at once; readers take what they get. Nothing is lost."""
     c, s = connection()
