@@ -203,7 +203,7 @@ ssize_t receive(Attachment& attachment, int fd, const iovec* iov, size_t count, 
         if (result.error != EAGAIN) return report(attachment, result.error, MSG_NOSIGNAL);
         if (memory.shutdown.load() & session::shutdown_read) return done ? done : end_of_stream(attachment);
         if (is_nonblocking(fd, flags)) return done ? done : fail_with(EAGAIN);
-        if (const int error = wait_readable(attachment, fd)) return done ? done : fail_with(error);
+        if (const int error = wait_readable(attachment, fd, done != 0)) return done ? done : fail_with(error);
     }
 }
 
@@ -240,7 +240,8 @@ ssize_t send_out(Attachment& attachment, int fd, const iovec* iov, size_t count,
         const auto done = static_cast<ssize_t>(cursor.done());
         if (result.error != EAGAIN) return done ? done : report(attachment, result.error, flags);
         if (is_nonblocking(fd, flags)) return done ? done : fail_with(EAGAIN);
-        if (const int error = wait_writable(attachment, fd, deadline)) return done ? done : fail_with(error);
+        if (const int error = wait_writable(attachment, fd, deadline, done != 0))
+            return done ? done : fail_with(error);
     }
 }
 
