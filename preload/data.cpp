@@ -179,6 +179,9 @@ ssize_t receive(Attachment& attachment, int fd, const iovec* iov, size_t count, 
     for (;;) {
         const ConnectionState state = session::stream_state(attachment.view, fd);
         if (state == ConnectionState::failed) return after_failed_connect(attachment, fd, false, flags);
+        // Of an explicit socket the cause is told by SO_ERROR alone.
+        if (attachment.explicit_face() && ended(memory) && session::stream_readable(attachment.view) == 0)
+            return cursor.done() ? static_cast<ssize_t>(cursor.done()) : fail_with(ENOTCONN);
         // An error waits for the next call where this one has something to give.
         if (cursor.done() && memory.error.load() && session::stream_readable(attachment.view) == 0)
             return static_cast<ssize_t>(cursor.done());

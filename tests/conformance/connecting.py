@@ -164,10 +164,10 @@ def then_close():
 def address(which):
     l = listener(socket.AF_INET6 if which.startswith('v6') else socket.AF_INET)
     v4 = lambda ip, number: struct.pack('=H', socket.AF_INET) + struct.pack('>H', number) + socket.inet_aton(ip) + bytes(8)
-    v6 = struct.pack('=H', socket.AF_INET6) + struct.pack('>HI', port, 0) + socket.inet_pton(socket.AF_INET6, '::1') + bytes(4)
+    v6 = struct.pack('=H', socket.AF_INET6) + struct.pack('>HI', port, 0) + socket.inet_pton(socket.AF_INET6, here(socket.AF_INET6)[0]) + bytes(4)
     c = stream(socket.AF_INET6 if which.startswith('v6') else socket.AF_INET)
-    bytes_, size = {'short': (v4('127.0.0.1', port), 15), 'shorter': (v4('127.0.0.1', port), 1), 'family': (v6, 28), 'null': (None, 16),
-                    'negative': (v4('127.0.0.1', port), -1), 'v6-24-bytes': (v6, 24), 'port-0': (v4('127.0.0.1', 0), 16),
+    bytes_, size = {'short': (v4(here()[0], port), 15), 'shorter': (v4(here()[0], port), 1), 'family': (v6, 28), 'null': (None, 16),
+                    'negative': (v4(here()[0], port), -1), 'v6-24-bytes': (v6, 24), 'port-0': (v4(here()[0], 0), 16),
                     'any': (v4('0.0.0.0', port), 16), 'broadcast': (v4('255.255.255.255', port), 16),
                     'multicast': (v4('224.0.0.1', port), 16)}[which]
     say('connect', call('connect', c.fileno(), bytes_, size))
@@ -182,7 +182,7 @@ def mapped(reaches):
     l.bind(('::', port))
     l.listen(5)
     c = stream(socket.AF_INET6 if reaches == 'v6' else socket.AF_INET)
-    c.connect(('::ffff:127.0.0.1' if reaches == 'v6' else '127.0.0.1', port))
+    c.connect((('::ffff:' if reaches == 'v6' else '') + here()[0], port))
     s, peer = l.accept()
     say('names', c.getpeername()[0], c.getsockname()[0], peer[0], s.getsockname()[0], s.getpeername()[0], len(peer), s.family)
     c.sendall(message(1))
@@ -193,13 +193,13 @@ def mapped(reaches):
 def mapped_v6only():
     l, c = listener(), stream(socket.AF_INET6)
     c.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    say('connect', outcome(c.connect, ('::ffff:127.0.0.1', port)))
+    say('connect', outcome(c.connect, ('::ffff:' + here()[0], port)))
 
 
 @each(what=('address', 'port', 'both', 'any'))
 def bound(what):
     l, c, other = listener(), stream(), stream()
-    other.bind(('127.0.0.1', 0))
+    other.bind((here()[0], 0))
     free = other.getsockname()[1]
     other.close()
     c.bind({'address': ('127.0.0.5', 0), 'port': ('', free), 'both': ('127.0.0.5', free), 'any': ('', 0)}[what])
