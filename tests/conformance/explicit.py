@@ -327,3 +327,26 @@ def receive_what_is_there():
     wait_for(s, 'IN')
     yield 'part', len(s.recv(100))
     yield 'then', outcome(s.recv, 100)
+
+
+# [2] close: the port is free when it returns, whatever happened over it
+@documented(bound=['ok'] * 4, served=[9] * 4)
+def port_again():
+    bound, served = [], []
+    for attempt in range(4):
+        l, c = explicit(), explicit()
+        if attempt == 0:
+            until(lambda: outcome(l.bind, (here()[0], 0)) == 'ok')
+            number = l.getsockname()[1]
+            bound.append('ok')
+        else:
+            bound.append(outcome(l.bind, (here()[0], number)))
+        l.listen(1)
+        c.connect(l.getsockname())
+        s, _ = l.accept()
+        c.send(message(5))
+        served.append(len(received(s, 4) + received(s, 5)))
+        for one in (s, c, l):
+            one.close()
+    yield 'bound', bound
+    yield 'served', served
