@@ -1,5 +1,5 @@
 """connect(): what it gives, what it leaves behind, and what a socket is afterwards."""
-import ctypes, errno, fcntl, os, select, signal, socket, struct, threading
+import ctypes, errno, fcntl, os, select, signal, socket, struct, threading, time
 
 from states import *
 
@@ -139,6 +139,13 @@ def send_timeout():
     say('mask', poll_mask(c), c.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
 
+def is_on_its_way():
+    """Whether somebody in this network, the kernel or the engine, asks SILENT for a connection."""
+    with open('/proc/net/tcp') as sockets:
+        number = '%08X' % struct.unpack('=I', socket.inet_aton(SILENT))
+        return any(line.split()[2].startswith(number) and line.split()[3] == '02' for line in sockets)
+
+
 @each(where=with_network, handlers=('restart', 'interrupt', 'of-both-kinds'))
 def interrupted(handlers):
     """Whether a signal ends the call is said by its own handler, whatever others say."""
@@ -147,7 +154,8 @@ def interrupted(handlers):
     signal.signal(signal.SIGALRM, lambda *_: hits.append(1))
     signal.siginterrupt(signal.SIGALRM, handlers == 'interrupt')
     main = threading.get_native_id()
-    Later(lambda: asleep(main) and signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM))
+    # Nothing tells when the library has heard from the engine that it is, and begins to wait for the outcome.
+    Later(lambda: until(is_on_its_way) and not time.sleep(0.1) and asleep(main) and signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM))
     address = struct.pack('>HH4s8x', socket.htons(socket.AF_INET), port, socket.inet_aton(SILENT))
     say('connect', call('connect', c.fileno(), address, 16))
     say('handler ran', bool(hits), 'mask', poll_mask(c) if handlers == 'interrupt' else '')
