@@ -179,6 +179,9 @@ ssize_t receive(Attachment& attachment, int fd, const iovec* iov, size_t count, 
     for (;;) {
         const ConnectionState state = session::stream_state(attachment.view, fd);
         if (state == ConnectionState::failed) return after_failed_connect(attachment, fd, false, flags);
+        // Of an explicit socket the cause is told by SO_ERROR alone.
+        if (attachment.explicit_face() && ended(memory) && session::stream_readable(attachment.view) == 0)
+            return cursor.done() ? static_cast<ssize_t>(cursor.done()) : fail_with(ENOTCONN);
         // An error waits for the next call where this one has something to give.
         if (cursor.done() && memory.error.load() && session::stream_readable(attachment.view) == 0)
             return static_cast<ssize_t>(cursor.done());
@@ -203,7 +206,7 @@ ssize_t receive(Attachment& attachment, int fd, const iovec* iov, size_t count, 
         if (result.error != EAGAIN) return report(attachment, result.error, MSG_NOSIGNAL);
         if (memory.shutdown.load() & session::shutdown_read) return done ? done : end_of_stream(attachment);
         if (is_nonblocking(fd, flags)) return done ? done : fail_with(EAGAIN);
-        if (const int error = wait_readable(attachment, fd)) return done ? done : fail_with(error);
+        if (const int error = wait_readable(attachment, fd, done != 0)) return done ? done : fail_with(error);
     }
 }
 
@@ -240,7 +243,8 @@ ssize_t send_out(Attachment& attachment, int fd, const iovec* iov, size_t count,
         const auto done = static_cast<ssize_t>(cursor.done());
         if (result.error != EAGAIN) return done ? done : report(attachment, result.error, flags);
         if (is_nonblocking(fd, flags)) return done ? done : fail_with(EAGAIN);
-        if (const int error = wait_writable(attachment, fd, deadline)) return done ? done : fail_with(error);
+        if (const int error = wait_writable(attachment, fd, deadline, done != 0))
+            return done ? done : fail_with(error);
     }
 }
 

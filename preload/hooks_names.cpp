@@ -55,7 +55,17 @@ HOOK(int, bind, int fd, const sockaddr* address, socklen_t length) {
     if (!address || length < sizeof(sa_family_t)) return errno = EINVAL, -1;
     if (address->sa_family != family) return errno = EAFNOSUPPORT, -1;
     if (length < full) return errno = EINVAL, -1;
-    return real::bind(fd, address, length);
+    const int saved = errno;
+    if (real::bind(fd, address, length) == 0) return 0;
+    if (errno != EADDRINUSE) return -1;
+    // Nothing of RDMA waits in TIME_WAIT, and the program has no SO_REUSEADDR to say so for what lies below.
+    int reuse = 1;
+    real::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof reuse);
+    const int result = real::bind(fd, address, length), error = errno;
+    reuse = 0;
+    real::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof reuse);
+    errno = result == 0 ? saved : error;
+    return result;
 }
 
 HOOK(int, listen, int fd, int backlog) {

@@ -63,8 +63,16 @@ int Deadline::left_ms() const {
 
 // A look without taking: it sleeps exactly as long as A is not readable, restarts after a signal exactly when
 // TCP's recv() would, and A carries the program's SO_RCVTIMEO.
-int wait_readable(Attachment& attachment, int fd) {
+int wait_readable(Attachment& attachment, int fd, bool has_some) {
     if (tracing()) trace(0, attachment.id(), fd, "waits to receive");
+    if (has_some) {  // poll() never restarts; with the time limit of recv()
+        pollfd poll_fd{fd, POLLIN, 0};
+        const int64_t limit = attachment.socket_options().receive_timeout_us.load();
+        const int ready = ::poll(&poll_fd, 1, Deadline(limit).left_ms());
+        if (ready <= 0) return ready == 0 ? EAGAIN : errno;
+        if (poll_fd.revents & POLLNVAL) return EBADF;
+        return poll_fd.revents & (POLLHUP | POLLERR) ? hung_up(attachment) : 0;
+    }
     unsigned char byte;
     const ssize_t seen = real::recv(fd, &byte, 1, MSG_PEEK);
     if (seen > 0) {
@@ -75,7 +83,7 @@ int wait_readable(Attachment& attachment, int fd) {
     return hung_up(attachment);
 }
 
-int wait_writable(Attachment& attachment, int fd, const Deadline& deadline) {
+int wait_writable(Attachment& attachment, int fd, const Deadline& deadline, bool has_some) {
     if (tracing()) trace(0, attachment.id(), fd, "waits for room");
     pollfd poll_fd{fd, POLLOUT, 0};
     for (;;) {
@@ -85,7 +93,7 @@ int wait_writable(Attachment& attachment, int fd, const Deadline& deadline) {
             continue;
         }
         if (ready < 0) {
-            if (errno == EINTR && deadline.none() && all_handlers_restart()) continue;
+            if (errno == EINTR && deadline.none() && !has_some && all_handlers_restart()) continue;
             return errno;
         }
         if (poll_fd.revents & POLLNVAL) return EBADF;

@@ -19,8 +19,9 @@ class Deadline {
     int64_t at_ns_;
 };
 
-// 0: look again. Else the errno to report: EAGAIN when SO_RCVTIMEO has passed, EINTR.
-int wait_readable(Attachment&, int fd);
-int wait_writable(Attachment&, int fd, const Deadline&);
+// 0: look again. Else the errno to report: EAGAIN when SO_RCVTIMEO has passed, EINTR. has_some: the
+// call has something to give already, so that a signal ends it, whatever its handler says of restarting.
+int wait_readable(Attachment&, int fd, bool has_some = false);
+int wait_writable(Attachment&, int fd, const Deadline&, bool has_some = false);
 
 }  // namespace smbdirect::preload

@@ -361,6 +361,9 @@ void Driver::end_for_program(Error error) {
     auto* memory = view_.memory;
     const bool never_stood = !passive_ && !counted_open_;
     memory->reason.store(static_cast<uint32_t>(error.reason));
+    // An explicit socket knows no orderly end: all poll bits, and the cause in SO_ERROR.
+    if (error.errnum == 0 && !never_stood && face_ != 6)
+        error.errnum = memory->shutdown.load() ? ESHUTDOWN : ECONNRESET;
     if (error.errnum == 0 && !never_stood) {
         memory->end.store(End::orderly);
         memory->state.store(ConnectionState::ended);

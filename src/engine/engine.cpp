@@ -126,7 +126,9 @@ Engine::Answer Engine::answer(const session::Request& request, int passed_fd, co
                 result = answer_attach(passed_fd, peer, &answer);
                 break;
             case session::RequestType::forget_listener:
-                // The close() that this is about may come after this message.
+                // As with TCP the port is free when close() returns; where the close() comes after this message,
+                // a little later.
+                listeners_->look_whether_gone(request.listener_id);
                 loop_.add_timer(loop_.now() + kSecond / 10,
                                 [this, id = request.listener_id] { listeners_->look_whether_gone(id); });
                 break;

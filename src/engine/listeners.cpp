@@ -265,6 +265,9 @@ void ListenerTable::remove(uint64_t id) {
         listener_of_.erase(driver);
         driver->refuse({Reason::listener_gone, ECONNREFUSED});
     }
+    // The monitor holds a copy of the socket for a moment longer, and the port shall be free at once.
+    if (listener->listening && listener->listening->socket() >= 0)
+        shutdown(listener->listening->socket(), SHUT_RDWR);
     listener->listening.reset();
     if (listener->inherited_socket >= 0) close(std::exchange(listener->inherited_socket, -1));
     keeper_->drop(id);

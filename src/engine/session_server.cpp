@@ -57,10 +57,14 @@ class SessionServer::Client final : public fabric::Watcher {
         return length;
     }
 
-    // Perhaps we hold the last reference of somebody's socket: its close() must not linger here.
+    // Perhaps we hold the last reference of somebody's socket: its close() must not linger here. A listener's
+    // does not, and what is set on it is its program's, for the sockets that it accepts.
     static void close_passed(int fd) {
+        int listens = 0;
+        socklen_t length = sizeof listens;
         const linger off{};
-        setsockopt(fd, SOL_SOCKET, SO_LINGER, &off, sizeof off);
+        if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) != 0 || !listens)
+            setsockopt(fd, SOL_SOCKET, SO_LINGER, &off, sizeof off);
         close(fd);
     }
 

@@ -296,9 +296,12 @@ def inherits(option):
 
 @case
 def inherits_times():
-    l, c = listener(), stream()
+    l, c = stream(), stream()
+    l.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     for option, value in ((socket.SO_RCVTIMEO, struct.pack('ll', 0, 90000)), (socket.SO_SNDTIMEO, struct.pack('ll', 3, 0)), (socket.SO_LINGER, RESET)):
         l.setsockopt(socket.SOL_SOCKET, option, value)
+    l.bind(here())
+    l.listen(3)
     c.connect(here())
     s, _ = l.accept()
     say('timeouts', struct.unpack('ll', s.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16))[1] // 10000,

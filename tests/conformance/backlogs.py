@@ -57,7 +57,7 @@ def second_listener(options):
         l.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # of those that other cases had there
         if options == 'reuseport':
             l.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    say(outcome(one.bind, ('127.0.0.1', port)), outcome(two.bind, ('127.0.0.1', port)))
+    say(outcome(one.bind, here()), outcome(two.bind, here()))
     say(outcome(one.listen, 3), outcome(two.listen, 3))
 
 

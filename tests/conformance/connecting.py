@@ -1,5 +1,5 @@
 """connect(): what it gives, what it leaves behind, and what a socket is afterwards."""
-import ctypes, errno, fcntl, os, select, signal, socket, struct, threading
+import ctypes, errno, fcntl, os, select, signal, socket, struct, threading, time
 
 from states import *
 
@@ -139,6 +139,13 @@ def send_timeout():
     say('mask', poll_mask(c), c.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
 
+def is_on_its_way():
+    """Whether somebody in this network, the kernel or the engine, asks SILENT for a connection."""
+    with open('/proc/net/tcp') as sockets:
+        number = '%08X' % struct.unpack('=I', socket.inet_aton(SILENT))
+        return any(line.split()[2].startswith(number) and line.split()[3] == '02' for line in sockets)
+
+
 @each(where=with_network, handlers=('restart', 'interrupt', 'of-both-kinds'))
 def interrupted(handlers):
     """Whether a signal ends the call is said by its own handler, whatever others say."""
@@ -147,7 +154,8 @@ def interrupted(handlers):
     signal.signal(signal.SIGALRM, lambda *_: hits.append(1))
     signal.siginterrupt(signal.SIGALRM, handlers == 'interrupt')
     main = threading.get_native_id()
-    Later(lambda: asleep(main) and signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM))
+    # Nothing tells when the library has heard from the engine that it is, and begins to wait for the outcome.
+    Later(lambda: until(is_on_its_way) and not time.sleep(0.1) and asleep(main) and signal.pthread_kill(threading.main_thread().ident, signal.SIGALRM))
     address = struct.pack('>HH4s8x', socket.htons(socket.AF_INET), port, socket.inet_aton(SILENT))
     say('connect', call('connect', c.fileno(), address, 16))
     say('handler ran', bool(hits), 'mask', poll_mask(c) if handlers == 'interrupt' else '')
@@ -164,10 +172,10 @@ def then_close():
 def address(which):
     l = listener(socket.AF_INET6 if which.startswith('v6') else socket.AF_INET)
     v4 = lambda ip, number: struct.pack('=H', socket.AF_INET) + struct.pack('>H', number) + socket.inet_aton(ip) + bytes(8)
-    v6 = struct.pack('=H', socket.AF_INET6) + struct.pack('>HI', port, 0) + socket.inet_pton(socket.AF_INET6, '::1') + bytes(4)
+    v6 = struct.pack('=H', socket.AF_INET6) + struct.pack('>HI', port, 0) + socket.inet_pton(socket.AF_INET6, here(socket.AF_INET6)[0]) + bytes(4)
     c = stream(socket.AF_INET6 if which.startswith('v6') else socket.AF_INET)
-    bytes_, size = {'short': (v4('127.0.0.1', port), 15), 'shorter': (v4('127.0.0.1', port), 1), 'family': (v6, 28), 'null': (None, 16),
-                    'negative': (v4('127.0.0.1', port), -1), 'v6-24-bytes': (v6, 24), 'port-0': (v4('127.0.0.1', 0), 16),
+    bytes_, size = {'short': (v4(here()[0], port), 15), 'shorter': (v4(here()[0], port), 1), 'family': (v6, 28), 'null': (None, 16),
+                    'negative': (v4(here()[0], port), -1), 'v6-24-bytes': (v6, 24), 'port-0': (v4(here()[0], 0), 16),
                     'any': (v4('0.0.0.0', port), 16), 'broadcast': (v4('255.255.255.255', port), 16),
                     'multicast': (v4('224.0.0.1', port), 16)}[which]
     say('connect', call('connect', c.fileno(), bytes_, size))
@@ -182,7 +190,7 @@ def mapped(reaches):
     l.bind(('::', port))
     l.listen(5)
     c = stream(socket.AF_INET6 if reaches == 'v6' else socket.AF_INET)
-    c.connect(('::ffff:127.0.0.1' if reaches == 'v6' else '127.0.0.1', port))
+    c.connect((('::ffff:' if reaches == 'v6' else '') + here()[0], port))
     s, peer = l.accept()
     say('names', c.getpeername()[0], c.getsockname()[0], peer[0], s.getsockname()[0], s.getpeername()[0], len(peer), s.family)
     c.sendall(message(1))
@@ -193,13 +201,13 @@ def mapped(reaches):
 def mapped_v6only():
     l, c = listener(), stream(socket.AF_INET6)
     c.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    say('connect', outcome(c.connect, ('::ffff:127.0.0.1', port)))
+    say('connect', outcome(c.connect, ('::ffff:' + here()[0], port)))
 
 
 @each(what=('address', 'port', 'both', 'any'))
 def bound(what):
     l, c, other = listener(), stream(), stream()
-    other.bind(('127.0.0.1', 0))
+    other.bind((here()[0], 0))
     free = other.getsockname()[1]
     other.close()
     c.bind({'address': ('127.0.0.5', 0), 'port': ('', free), 'both': ('127.0.0.5', free), 'any': ('', 0)}[what])

@@ -106,7 +106,7 @@ def holders(count, kind):
         r, w = os.pipe()
         pids = [child(lambda: os.close(w) or len(os.read(r, 1))) for _ in range(count - 1)]
         s.close()
-        say('lives', poll_mask(c), outcome(c.send, message(1)))
+        say('lives', poll_mask(c))
         os.close(w)
         say('children', [status_of(pid) for pid in pids])
         say('ended', wait_for(c, 'RDHUP'), outcome(c.recv, 1))

@@ -6,7 +6,8 @@ port = int(sys.argv[1])  # of every listener
 cases = {}               # name -> function
 NETWORK = 'SMBDIRECT_TEST_NETWORK' in os.environ  # where addresses that lead nowhere can be had: network.sh
 RESET = struct.pack('ii', 1, 0)                   # SO_LINGER: close() resets
-LOOPBACK = {socket.AF_INET: '127.0.0.1', socket.AF_INET6: '::1'}
+LOOPBACK = {socket.AF_INET: os.environ.get('CONFORMANCE_ADDRESS', '127.0.0.1'),  # RDMA devices have no loopback addresses
+            socket.AF_INET6: os.environ.get('CONFORMANCE_ADDRESS6', '::1')}
 FAMILIES = {'ipv4': socket.AF_INET, 'ipv6': socket.AF_INET6}
 MODES = {'blocking': True, 'nonblocking': False}
 
@@ -31,6 +32,18 @@ def case(function):
 def with_network(*names):
     """For each(where=...)."""
     return NETWORK
+
+
+def documented(**expected):
+    """A case of explicit sockets, which only the library has. What is said for the other side is what is documented, by label;
+    the case itself gives pairs of a label and what it saw, all of them."""
+    def register(function):
+        def run():
+            for label, value in expected.items() if 'LD_PRELOAD' not in os.environ else function():
+                say(label.replace('_', ' '), value)
+        run.__module__, run.__name__ = function.__module__, function.__name__
+        return case(run)
+    return register
 
 
 # ---------------------------------------------------------------- saying

@@ -39,7 +39,7 @@ def short_buffers(family, room):
 def bind_again(state):
     kept = state()
     s = kept[0]
-    say(outcome(s.bind, ('127.0.0.1', 0)))
+    say(outcome(s.bind, (here()[0], 0)))
     say(called(libc.bind, s.fileno(), struct.pack('H14x', socket.AF_INET), 4), called(libc.bind, s.fileno(), struct.pack('H126x', socket.AF_UNIX), 110))
 
 
@@ -111,7 +111,7 @@ def reached(listening_on, to):
 @each(mode=MODES)
 def refused_and_again(mode):
     c = socket.socket()
-    c.bind(('127.0.0.1', 0))
+    c.bind((here()[0], 0))
     c.setblocking(mode)
     first = outcome(c.connect, (LOOPBACK[socket.AF_INET], port))
     if first == 'EINPROGRESS':

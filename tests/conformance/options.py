@@ -37,7 +37,7 @@ def options_before():
     c.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 44)
     c.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack('ll', 1, 200000))
     os.set_inheritable(c.fileno(), True)
-    c.connect(('127.0.0.1', port))
+    c.connect(here())
     s, _ = l.accept()
     say(c.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), c.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
         s.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), s.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))

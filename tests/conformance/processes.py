@@ -42,7 +42,7 @@ def borrowed_memory():
     l, late, e = listener(), socket.socket(), select.epoll()
     e.register(late, select.EPOLLIN)
     say(subprocess.run(['/bin/true'], close_fds=True).returncode)
-    late.connect(('127.0.0.1', port))
+    late.connect(here())
     other = l.accept()[0]
     other.sendall(message(1))
     say([events for _, events in e.poll(5)], received(late, 5))
@@ -97,7 +97,7 @@ def asyncio_streams():
         writer.close()
 
     async def client(n):
-        reader, writer = await asyncio.open_connection('127.0.0.1', port)
+        reader, writer = await asyncio.open_connection(*here())
         for size in (1, 1000, 300000, 3000000):
             writer.write(message(size))
             await writer.drain()
@@ -107,7 +107,7 @@ def asyncio_streams():
         return n
 
     async def run():
-        server = await asyncio.start_server(serve, '127.0.0.1', port)
+        server = await asyncio.start_server(serve, *here())
         say(await asyncio.gather(*(client(n) for n in range(8))))
         server.close()
 
