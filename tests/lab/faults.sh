@@ -54,3 +54,28 @@ expect_nothing_left() {
     wait_until 10 no_engine || fail "the engine does not leave"
     rdma_leaks_none 10
 }
+
+# Before use_pair: its wire gets a plug in the middle, so that the devices lose their carrier and nothing else: an address,
+# a route or a neighbour that goes with an interface set down is another story. At the end: ip link delete plug.
+wire_with_plug() {
+    new_netdev() {
+        need ip bridge rdma
+        need_module veth bridge rdma_ucm ib_uverbs
+        ip link delete plug 2>/dev/null || :
+        ip link add plug type bridge
+        local i
+        for i in 0 1; do
+            ip link add lab$i type veth peer name plug$i
+            ip link set plug$i mtu 9000 master plug up
+        done
+        ip link set plug up
+    }
+}
+# A cable that is pulled takes the carrier of the client's device. rxe gives up a queue pair that sends then, even that of
+# its connection manager; so for it the link breaks within the bridge, where packets are lost and nobody is told.
+break_link() {
+    if [ "$device" = siw ]; then ip link set plug1 down; else bridge link set dev plug1 state 0; fi
+    broken=${EPOCHREALTIME/./}
+}
+mend_link() { if [ "$device" = siw ]; then ip link set plug1 up; else bridge link set dev plug1 state 3; fi; }
+since_broken() { echo "$(((${EPOCHREALTIME/./} - broken) / 1000)) ms"; }
