@@ -143,9 +143,9 @@ void Driver::refuse(Error error) {
     if (!counted_open_ || peer_gone_ || disconnecting_) return fail(error);
     // The peer thinks that it is connected: as with TCP, a reset tells it that nobody will ever accept it.
     end_for_program(error);
-    endpoint_->abort();
-    peer_gone_ = true;
-    finish();
+    program_gone_ = true;  // nobody will ever take it
+    reset_peer();
+    finish_when_drained();
 }
 
 // ---------------------------------------------------------------- events
@@ -176,8 +176,17 @@ void Driver::on_disconnected(Error error) {
     if (view_.memory) pump_inbound();
     if (mirror_.b() >= 0) mirror_.announce(slots_.head(), bytes_published_);
     held_ = false;
+    if (error.errnum == 0 && stream_is_cut_off()) error.errnum = ECONNRESET;
     end_for_program(error);
     turn();
+}
+
+// An orderly end by the peer while our stream is still on its way: over TCP its host answers what comes now
+// with a reset. Whoever waits for room waits in vain.
+bool Driver::stream_is_cut_off() {
+    uint64_t head = transmit_head_;
+    return stream_lost_ ||
+           (mirror_.b() >= 0 && mirror_.read_transmit_head(&head) && head != transmit_released_);
 }
 
 void Driver::on_timer() {
@@ -328,9 +337,17 @@ void Driver::fail(Error error) {
 // The program's own calls or its shared memory cannot be trusted: to the peer it is a reset, at once.
 void Driver::fail_by_program(Reason reason) {
     ++context_.counters->program_violations;
-    if (!begin_end({reason, ECONNRESET})) return;
+    if (begin_end({reason, ECONNRESET})) reset_peer();
+}
+
+// on_disconnected follows, but for a connection that has never stood.
+void Driver::reset_peer() {
+    disconnecting_ = true;
     endpoint_->abort();
-    peer_gone_ = true;
+    if (counted_open_)
+        arm_close_timer();
+    else
+        peer_gone_ = true;
 }
 
 // Bounds an end that waits for the peer, or for a program to claim what arrived for it. Progress is given
@@ -400,9 +417,8 @@ void Driver::finish_when_drained() {
     if (program_gone_ && view_.memory && (unread || view_.memory->abort.load() || !counted_open_)) {
         // As TCP: unread data, or SO_LINGER {1, 0}, make close() a reset.
         trace_line("aborted by the program", {Reason::local_abort, 0});
-        endpoint_->abort();
-        peer_gone_ = true;
-        return finish();
+        reset_peer();
+        return peer_gone_ ? finish() : void();
     }
     const bool whole = !core_ || (!message_pending() && transmit_head_ == message_end_);
     // A program that has gone in the middle of a message (or of its length header) will never complete it.

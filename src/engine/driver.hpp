@@ -114,10 +114,12 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void fail_by_program(Reason);
     void fail(Error);             // this side ends it: the peer is disconnected, the program sees `error`
     void end_for_program(Error);  // publishes the end to the program
+    void reset_peer();
     void finish_when_drained();
     void finish();
     void spin_after_small_messages(uint64_t moved_before);
     bool answer_sends_after_end();
+    bool stream_is_cut_off();
     void drop_mirror();
     void arm_close_timer();
 
@@ -275,6 +277,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     uint64_t message_end_ = 0;               // stream position behind it
     std::optional<uint32_t> program_token_;  // explicit face: to be invalidated by the next message
     uint64_t transmit_released_ = 0, last_transmit_end_ = 0;
+    bool stream_lost_ = false;  // something of the program's stream was posted and never arrived
     uint64_t transmit_head_at_sweep_ = 0;
     uint64_t transmit_registered_ = 0;  // the transport can read the stream up to here
 

@@ -248,6 +248,8 @@ void Driver::complete_send(const fabric::Completion& completion) {
     // Completions come in posting order, flushed ones too; a flushed byte is as free as a sent one.
     if (send_head_ == send_tail_) return;
     const SendEntry& entry = sends_[send_tail_ % sends_.size()];
+    if (completion.status != fabric::Status::success && entry.transmit_end > transmit_released_)
+        stream_lost_ = true;
     transmit_released_ = std::max(transmit_released_, entry.transmit_end);
     rewritten_.release(entry.rewritten_end);
     if (entry.fetched_for) {

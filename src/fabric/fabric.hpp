@@ -146,8 +146,8 @@ class Endpoint {
     virtual void deregister_memory(const MemoryRegion&) = 0;
 
     // The peer is known to run this same fabric (the engine tells by its private data): what only our own
-    // kind takes, such as FPDUs beyond the path's segment size, may be used. Call it in on_established(), or
-    // before accept().
+    // kind takes, such as FPDUs beyond the path's segment size or a reset over verbs, may be used. Call it in
+    // on_established(), or before accept().
     virtual void peer_is_own_kind() {}
 
     // At most limits().max_recv_wr outstanding.
@@ -160,7 +160,8 @@ class Endpoint {
 
     // Orderly: what was posted goes out first; on_disconnected follows.
     virtual void disconnect() = 0;
-    // Abortive: the peer sees a reset.
+    // Abortive: the peer sees a reset (over verbs one of our own kind, others an orderly end);
+    // on_disconnected follows, for which the transport may have to be waited. Called again: at once.
     virtual void abort() = 0;
 
     virtual const Limits& limits() const = 0;

@@ -272,6 +272,7 @@ void VerbsEndpoint::on_cm_event(const CmEvent& event) {
             // A peer that was refused something hangs up; what it was is the better reason.
             if (auto device = resources_->device) device->take_async_events();
             if (phase_ == Phase::dead) return;
+            if (resetting_) return die({Reason::local_abort, ECONNABORTED});
             return die(phase_ == Phase::closing ? Error{Reason::local_close, 0}
                                                 : Error{Reason::peer_closed, 0});
         default:
@@ -292,14 +293,22 @@ void VerbsEndpoint::disconnect() {
     if (sends_.empty()) disconnect_now();  // otherwise the last completion does it
 }
 
-// The queue pair takes nothing more. For the peer it is an orderly end; the verbs know no reset.
+// The queue pair takes nothing more. For the peer it is an orderly end.
 void VerbsEndpoint::disconnect_now() {
     if (std::exchange(disconnect_sent_, true)) return;
     // Fails when the peer was faster; then its event is on the way.
     rdma_disconnect(resources_->id.get());
 }
 
-void VerbsEndpoint::abort() { break_off({Reason::local_abort, ECONNABORTED}); }
+// The verbs know no reset, and SMB Direct no message without bytes: an empty Send is a reset between two of
+// our own kind. What was posted before it still goes out; a second call waits for nothing.
+void VerbsEndpoint::abort() {
+    const bool can_tell = own_kind_ && !resetting_ && !disconnect_sent_ &&
+                          (phase_ == Phase::established || phase_ == Phase::closing);
+    if (!can_tell || !post_reset()) return break_off({Reason::local_abort, ECONNABORTED});
+    resetting_ = true;
+    disconnect();
+}
 
 // Ends it without waiting for anything; the peer is told where there is one.
 void VerbsEndpoint::break_off(Error error) {

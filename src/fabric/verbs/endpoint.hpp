@@ -27,6 +27,7 @@ class VerbsEndpoint final : public Endpoint, private CmHandler, private DeviceUs
     Result<void> post_receive(uint64_t wr_id, std::span<const Sge> sges) override;
     Result<void> post_send(const SendRequest& request) override;
     void flush() override;
+    void peer_is_own_kind() override { own_kind_ = true; }
     size_t poll(std::span<Completion> out) override;
     void disconnect() override;
     void abort() override;
@@ -47,6 +48,7 @@ class VerbsEndpoint final : public Endpoint, private CmHandler, private DeviceUs
         uint64_t wr_id;
         Opcode opcode;
         uint32_t length;
+        bool is_reset = false;  // ours, of abort()
     };
     static constexpr size_t kMostSges = 4, kBatch = 32;
 
@@ -73,6 +75,7 @@ class VerbsEndpoint final : public Endpoint, private CmHandler, private DeviceUs
     bool post_batch();
     void take_hardware_completions();
     void take(const ibv_wc& completion);
+    bool post_reset();
     void on_flushed();
     void on_bad_completion(const ibv_wc& completion, Opcode opcode);
     void flush_outstanding();
@@ -81,6 +84,7 @@ class VerbsEndpoint final : public Endpoint, private CmHandler, private DeviceUs
     EndpointEvents* events_ = nullptr;
     Phase phase_ = Phase::setup;
     bool passive_ = false, armed_ = false, hot_ = false, announced_ = false, disconnect_sent_ = false;
+    bool own_kind_ = false, resetting_ = false;
     bool waits_for_peer_ = false;  // iWARP, before the MPA Reply: destroying the identifier would block
     std::shared_ptr<struct ConnectCall> call_;  // runs in the background, as job_
     uint64_t job_ = 0;

@@ -163,6 +163,17 @@ Result<void> VerbsEndpoint::post_send(const SendRequest& request) {
 
 void VerbsEndpoint::flush() { post_batch(); }
 
+bool VerbsEndpoint::post_reset() {
+    if (phase_ == Phase::dead || sends_.size() >= limits_.max_send_wr || !post_batch()) return false;
+    ibv_send_wr work{}, *bad = nullptr;
+    work.wr_id = kSendWork;
+    work.opcode = IBV_WR_SEND;
+    work.send_flags = IBV_SEND_SIGNALED;
+    if (ibv_post_send(resources_->queue_pair(), &work, &bad) != 0) return false;
+    sends_.push_back({.wr_id = 0, .opcode = Opcode::send, .length = 0, .is_reset = true});
+    return true;
+}
+
 // False: the queue pair refused it, and the endpoint has died of that.
 bool VerbsEndpoint::post_batch() {
     if (batched_ == 0) return true;
@@ -236,10 +247,15 @@ void VerbsEndpoint::take(const ibv_wc& completion) {
     const Posted posted = queue.front();
     queue.pop_front();
     if (posted.opcode != Opcode::receive) bytes_outstanding_ -= posted.length;
+    if (posted.is_reset) return;
     Completion out{.wr_id = posted.wr_id, .opcode = posted.opcode, .status = status_of(completion.status)};
     if (out.status == Status::success) {
         if (posted.opcode == Opcode::receive || posted.opcode == Opcode::rdma_read)
             out.byte_length = posted.opcode == Opcode::receive ? completion.byte_len : posted.length;
+        if (posted.opcode == Opcode::receive && completion.byte_len == 0) {  // the peer's abort()
+            completed_.push_back({.wr_id = posted.wr_id, .opcode = posted.opcode, .status = Status::flushed});
+            return deliver_later([this] { break_off({Reason::peer_reset, ECONNRESET}); });
+        }
         if (posted.opcode == Opcode::receive && (completion.wc_flags & IBV_WC_WITH_INV)) {
             out.invalidated = true;
             out.invalidated_rkey = completion.invalidated_rkey;
@@ -281,7 +297,9 @@ void VerbsEndpoint::on_qp_async_event(ibv_event_type type) {
 void VerbsEndpoint::flush_outstanding() {
     for (auto* queue : {&sends_, &receives_}) {
         for (const Posted& posted : *queue)
-            completed_.push_back({.wr_id = posted.wr_id, .opcode = posted.opcode, .status = Status::flushed});
+            if (!posted.is_reset)
+                completed_.push_back(
+                    {.wr_id = posted.wr_id, .opcode = posted.opcode, .status = Status::flushed});
         queue->clear();
     }
     bytes_outstanding_ = 0;
