@@ -275,6 +275,7 @@ TEST_CASE("an abort is a reset for the peer, and every buffer comes back once") 
     REQUIRE(pair.client.receive(77, {mine.sge()}));
     if (GENERATE(true, false)) {
         pair.client->peer_is_own_kind();  // without which verbs have no way to say it
+        pair.server->peer_is_own_kind();
         pair.client->abort();
         REQUIRE(pair.until([&] { return pair.client.end.has_value(); }));
         CHECK(pair.client.end->reason == Reason::local_abort);

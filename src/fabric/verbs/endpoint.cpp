@@ -273,6 +273,9 @@ void VerbsEndpoint::on_cm_event(const CmEvent& event) {
             if (auto device = resources_->device) device->take_async_events();
             if (phase_ == Phase::dead) return;
             if (resetting_) return die({Reason::local_abort, ECONNABORTED});
+            take_hardware_completions();  // among which may be its abort()
+            if (phase_ == Phase::dead) return;
+            if (reset_by_peer_) return die({Reason::peer_reset, ECONNRESET});
             return die(phase_ == Phase::closing ? Error{Reason::local_close, 0}
                                                 : Error{Reason::peer_closed, 0});
         default:

@@ -84,7 +84,7 @@ class VerbsEndpoint final : public Endpoint, private CmHandler, private DeviceUs
     EndpointEvents* events_ = nullptr;
     Phase phase_ = Phase::setup;
     bool passive_ = false, armed_ = false, hot_ = false, announced_ = false, disconnect_sent_ = false;
-    bool own_kind_ = false, resetting_ = false;
+    bool own_kind_ = false, resetting_ = false, reset_by_peer_ = false;
     bool waits_for_peer_ = false;  // iWARP, before the MPA Reply: destroying the identifier would block
     std::shared_ptr<struct ConnectCall> call_;  // runs in the background, as job_
     uint64_t job_ = 0;

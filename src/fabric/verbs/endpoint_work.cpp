@@ -252,8 +252,9 @@ void VerbsEndpoint::take(const ibv_wc& completion) {
     if (out.status == Status::success) {
         if (posted.opcode == Opcode::receive || posted.opcode == Opcode::rdma_read)
             out.byte_length = posted.opcode == Opcode::receive ? completion.byte_len : posted.length;
-        if (posted.opcode == Opcode::receive && completion.byte_len == 0) {  // the peer's abort()
+        if (own_kind_ && posted.opcode == Opcode::receive && completion.byte_len == 0) {  // its abort()
             completed_.push_back({.wr_id = posted.wr_id, .opcode = posted.opcode, .status = Status::flushed});
+            reset_by_peer_ = true;
             return deliver_later([this] { break_off({Reason::peer_reset, ECONNRESET}); });
         }
         if (posted.opcode == Opcode::receive && (completion.wc_flags & IBV_WC_WITH_INV)) {
