@@ -72,11 +72,12 @@ bool Driver::take_payload(uint32_t slot, const connection::Delivery& delivery) {
             bool taken = false;
             judge_message({start.data(), wanted});
             if (!take_client_reply({start.data(), wanted}, &taken)) return false;
-            if (taken) {
-                slots_.give_back(slot);
-                return true;
-            }
+            if (taken) assembly_ = Assembly::dropped;
         }
+    }
+    if (assembly_ == Assembly::dropped) {
+        slots_.give_back(slot);
+        return true;
     }
     if (assembly_ == Assembly::guarded && !(compound_guard_.take(gathered_) && compound_guard_.take(bytes))) {
         fail({Reason::channel_compound, ECONNRESET});

@@ -1,0 +1,90 @@
+// SMB2 channels through a whole engine: the program on one side is a client or a server as the translation
+// knows them, the one on the other an explicit SMBDIRECT socket, which is taken at its word and so plays any
+// peer.
+#include "smb2_support.hpp"
+#include "support/catch.hpp"
+#include "support/engine_harness.hpp"
+
+using namespace smbdirect;
+using namespace smbdirect::test;
+using session::FabricChoice;
+
+namespace {
+
+constexpr uint32_t kExplicit = 257;
+constexpr uint32_t kMostRead = 8u << 20;
+
+// Channels wherever they can be, and fragments with room for so many bytes.
+engine::Settings settings(uint32_t fragment = 64'700) {
+    auto settings = engine::settings_from_environment();
+    settings.channels = engine::ChannelUse::on;
+    settings.own_kind.max_send_size = settings.own_kind.max_receive_size = fragment + 24;
+    return settings;
+}
+
+void send(const Socket& to, const Bytes& message) {
+    Bytes framed(4);
+    for (size_t i = 0; i < 4; ++i) framed[i] = static_cast<std::byte>(message.size() >> (24 - 8 * i));
+    framed = joined(std::move(framed), message);
+    REQUIRE(to.send_all(framed.data(), framed.size()) == 0);
+}
+Bytes receive(const Socket& from) {
+    std::array<unsigned char, 4> length{};
+    REQUIRE(from.receive_all(length.data(), 4) == 0);
+    Bytes message(size_t{length[0]} << 24 | size_t{length[1]} << 16 | size_t{length[2]} << 8 | length[3]);
+    REQUIRE(message.size() < 1u << 24);
+    REQUIRE(from.receive_all(message.data(), message.size()) == 0);
+    return message;
+}
+
+// A program that is a client, and a peer that says what the test says.
+struct ClientBench {
+    TestEngine engine;
+    Listening listening;
+    Socket program, peer;
+
+    explicit ClientBench(const engine::Settings& settings)
+        : engine(settings), listening(engine, false, kExplicit) {
+        const uint16_t port = listening.port();
+        program = connect_to(engine, loopback(port), FabricChoice::iwarp, nullptr, port);
+        REQUIRE(program.open());
+        peer = listening.accept();
+        REQUIRE((peer.open() && program.connected() == 0));
+        send(peer, negotiate_reply(0x0311));
+        CHECK(receive(program) == negotiate_reply(0x0311));
+    }
+    // What the program sends for a READ by channel arrives as one.
+    void take_read(uint64_t id) const {
+        const Bytes request = receive(peer);
+        CHECK((get(request, 24, 8) == id && get(request, 100, 4) == 1));
+    }
+    // The peer has put so many bytes where it was told to; `behind` bytes follow that belong to nothing.
+    void answer_read(uint64_t id, uint32_t amount, size_t behind = 0) const {
+        Bytes reply = read_reply(id, {});
+        put(reply, 72, 4, amount);
+        reply.resize(reply.size() + behind);
+        send(peer, reply);
+    }
+    void expect_data(uint64_t id, uint32_t amount) const {
+        const Bytes reply = receive(program);
+        REQUIRE(reply.size() == 80 + size_t{amount});
+        CHECK((get(reply, 24, 8) == id && get(reply, 68, 4) == amount && get(reply, 72, 4) == 0));
+    }
+};
+
+}  // namespace
+
+TEST_CASE("what follows the reply to a READ by channel is dropped, in whatever fragments it comes",
+          "[engine]") {
+    for (const uint32_t fragment : {104u, 128u, 136u, 1000u})
+        for (const size_t behind : {0u, 1u, 48u, 49u, 400u}) {
+            CAPTURE(fragment, behind);
+            ClientBench bench(settings(fragment));
+            send(bench.program, inline_read(1, 5000));
+            bench.take_read(1);
+            bench.answer_read(1, 5000, behind);
+            bench.expect_data(1, 5000);
+            send(bench.peer, error_reply(kClose, 2, 0));
+            CHECK(receive(bench.program) == error_reply(kClose, 2, 0));
+        }
+}
