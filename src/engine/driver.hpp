@@ -160,7 +160,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void post_fetches();
     void publish(const session::ReceiveDescriptor&, uint32_t block);
     void note_unused(std::span<const std::byte> start, uint32_t length);
-    uint32_t take_extent(uint32_t bytes, bool registered);
+    uint32_t take_extent(uint32_t bytes, bool registered, uint32_t kept = 0);
     void drop_idle_extents();
     uint32_t extent_offset(uint32_t extent) const { return extent_base_ + Extents::offset_of(extent); }
 

@@ -309,8 +309,8 @@ void Driver::note_unused(std::span<const std::byte> start, uint32_t length) {
 }
 
 // An extent, registered where the transport is to use it; kNone: not now, or the connection has failed.
-uint32_t Driver::take_extent(uint32_t bytes, bool registered) {
-    const uint32_t extent = extents_.take(bytes);
+uint32_t Driver::take_extent(uint32_t bytes, bool registered, uint32_t kept) {
+    const uint32_t extent = extents_.take(bytes, kept);
     if (extent == Extents::kNone) return extent;
     if (registered) {
         if (auto ready = extent_area_.require(Extents::offset_of(extent), bytes); !ready) {

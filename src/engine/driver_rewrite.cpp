@@ -9,6 +9,9 @@ namespace smbdirect::engine {
 namespace {
 
 constexpr uint32_t kPushAtLeast = 64 * 1024;  // bytes in one RDMA Write, but for the last
+// Of the extents, for messages of the peer that are put together: one that found no room would hold up the
+// very replies that set extents free.
+constexpr uint32_t kGranulesKept = 1;
 
 }  // namespace
 
@@ -111,7 +114,7 @@ bool Driver::look_at_request(std::span<const std::byte> start) {
 // Goes on with a READ or WRITE that is to go by channel, as far as memory and the stream allow.
 bool Driver::start_client_transfer() {
     if (client_extent_ == Extents::kNone) {
-        client_extent_ = take_extent(kHeaderRoom + client_amount_, true);
+        client_extent_ = take_extent(kHeaderRoom + client_amount_, true, kGranulesKept);
         if (client_extent_ == Extents::kNone) return false;
         const bool write = stage_ == Stage::channel_write;
         consumed_to(write ? message_start_ + wire::smb2::kRequestSize : message_end_);

@@ -88,3 +88,21 @@ TEST_CASE("what follows the reply to a READ by channel is dropped, in whatever f
             CHECK(receive(bench.program) == error_reply(kClose, 2, 0));
         }
 }
+
+TEST_CASE("requests by channel leave room for what the peer sends meanwhile", "[engine]") {
+    ClientBench bench(settings(104));
+    // READs that together would take all room for transfers, 32 MiB.
+    const std::array<uint32_t, 5> amounts{kMostRead, kMostRead, kMostRead, 124 * 65536 - 128, 5000};
+    for (size_t id = 0; id < 5; ++id) send(bench.program, inline_read(id, amounts[id]));
+    for (size_t id = 0; id < 4; ++id) bench.take_read(id);
+    poll(nullptr, 0, 100);  // for the last one to be taken up, if it is
+    // A reply whose start comes in two fragments is put together before the program sees it: in such room.
+    const Bytes other = read_reply(9, pattern(60, 1));
+    send(bench.peer, other);
+    bench.answer_read(0, amounts[0]);
+    CHECK(receive(bench.program) == other);
+    bench.expect_data(0, amounts[0]);
+    bench.take_read(4);
+    for (size_t id = 1; id < 5; ++id) bench.answer_read(id, amounts[id]);
+    for (size_t id = 1; id < 5; ++id) bench.expect_data(id, amounts[id]);
+}
