@@ -34,6 +34,7 @@ void Driver::prepare_channels() {
     if (passive_) {
         smb2::ServerLimits server;
         server.max_transfer = core_settings_.max_read_write_size;
+        server.max_reply = negotiated.max_fragmented_send_size;
         server.can_invalidate = limits.send_with_invalidate;
         server.can_read = limits.max_ord != 0;
         server_channels_.emplace(server);

@@ -106,3 +106,29 @@ TEST_CASE("requests by channel leave room for what the peer sends meanwhile", "[
     for (size_t id = 1; id < 5; ++id) bench.answer_read(id, amounts[id]);
     for (size_t id = 1; id < 5; ++id) bench.expect_data(id, amounts[id]);
 }
+
+TEST_CASE("a compound with a channel in it is answered whatever the length of the rest", "[engine]") {
+    TestEngine engine(settings());
+    Listening listening(engine, false);
+    const auto rdma_port = static_cast<uint16_t>(listening.port() + 5000);
+    const Socket peer =
+        connect_to(engine, loopback(listening.port()), FabricChoice::iwarp, nullptr, rdma_port, kExplicit);
+    REQUIRE(peer.open());
+    const Socket program = listening.accept();
+    REQUIRE((program.open() && peer.connected() == 0));
+    send(program, negotiate_reply(0x0311));
+    receive(peer);
+    uint64_t id = 0;
+    for (const size_t size :
+         {1000u, 100'000u, 130'000u, 140'000u, 300'000u, 3'000'000u, 100'000u, 8'000'000u}) {
+        CAPTURE(size);
+        const uint64_t channel = ++id, inlined = ++id;
+        send(peer, compound({channel_request({.id = channel, .channel = 1}),
+                             inline_read(inlined, static_cast<uint32_t>(size))}));
+        CHECK(elements_of(receive(program)).size() == 2);
+        const Bytes reply =
+            compound({error_reply(kRead, channel, kEndOfFile), read_reply(inlined, pattern(size, id))});
+        send(program, reply);
+        CHECK(receive(peer) == reply);
+    }
+}
