@@ -166,7 +166,9 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
 
     // driver_send.cpp
     bool take_program_stream();
-    bool register_transmit();
+    bool send_program_stream();
+    void register_transmit();
+    bool is_short_of_memory() const;
     bool drop_idle_transmit();
     std::array<uint8_t, 4> four_bytes_at(uint64_t position) const;
     bool take_length_header();
@@ -276,7 +278,8 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     std::optional<uint32_t> program_token_;  // explicit face: to be invalidated by the next message
     uint64_t transmit_released_ = 0, last_transmit_end_ = 0;
     uint64_t transmit_head_at_sweep_ = 0;
-    uint64_t transmit_registered_ = 0;  // the transport can read the stream up to here
+    uint64_t transmit_registered_ = 0;        // the transport can read the stream up to here
+    std::optional<Reason> transmit_refused_;  // and why no further
 
     uint64_t timer_ = 0;
     fabric::Nanoseconds timer_deadline_ = 0;

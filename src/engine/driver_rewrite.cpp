@@ -67,7 +67,9 @@ bool Driver::walk_reply() {
                 consumed_to(at + part);
                 break;
             case Kind::push:
-                if (part < std::min(step.length, kPushAtLeast) || !push(part)) return false;
+                // Little is better than nothing where more cannot be pinned.
+                if (part < (transmit_refused_ ? 1 : std::min(step.length, kPushAtLeast)) || !push(part))
+                    return false;
                 break;
             case Kind::done:
                 return announce_rewritten(channels.reply(), channels.reply_token());
