@@ -143,6 +143,8 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     bool post_slot(uint32_t slot);
     void give_back_idle_memory();
     void drop_idle_receive();
+    // Where the program has read half of what waits for it: news, when memory is short.
+    uint64_t half_read() const { return slots_.tail() + (slots_.published_count() + 1) / 2; }
 
     // driver_inbound.cpp: messages of the peer that are looked at, and put together, before the program sees
     // them

@@ -117,7 +117,10 @@ bool Driver::look_at_request(std::span<const std::byte> start) {
 bool Driver::start_client_transfer() {
     if (client_extent_ == Extents::kNone) {
         client_extent_ = take_extent(kHeaderRoom + client_amount_, true, kGranulesKept);
-        if (client_extent_ == Extents::kNone) return false;
+        if (client_extent_ == Extents::kNone) {
+            if (mirror_.b() >= 0 && slots_.published_count() != 0) mirror_.request_return_at(half_read());
+            return false;
+        }
         const bool write = stage_ == Stage::channel_write;
         consumed_to(write ? message_start_ + wire::smb2::kRequestSize : message_end_);
     }

@@ -71,7 +71,8 @@ class World final : fabric::ListenerEvents, engine::DriverEvents, fabric::Fabric
   public:
     explicit World(bool program_is_client) : program_is_client_(program_is_client) {
         settings_ = engine::settings_from_environment();
-        settings_.own_kind = settings_.stranger;  // with short fragments
+        settings_.stranger.negotiate_timeout_active = 120'000'000'000;  // no timer wakes anybody
+        settings_.own_kind = settings_.stranger;                        // with short fragments
         settings_.channels = engine::ChannelUse::on;
         fabric::ListenParameters here;
         here.address = loopback(4445);
@@ -233,4 +234,27 @@ TEST_CASE("a WRITE by channel passes through the one piece of the ring that can 
         // Its buffer stays pinned, and all pieces of the ring that it passed but one can go.
         if (id == 1) world.device->fill(11 * kPiece);
     }
+}
+
+TEST_CASE("a request that waits for room goes on when the program has read", "[engine]") {
+    World world(true);  // without an engine's sweep, which would find it out too, within a second
+    put_all(world.peer, framed(negotiate_reply(0x0311)));
+    receive(world.program);
+    constexpr uint32_t kMostRead = 8u << 20;  // three of them leave no room for a fourth
+    const auto ask = [&](uint64_t id) { put_all(world.program, framed(inline_read(id, kMostRead))); };
+    const auto answer = [&](uint64_t id) {
+        CHECK(get(receive(world.peer), 24, 8) == id);
+        Bytes reply = read_reply(id, {});
+        put(reply, 72, 4, kMostRead);
+        put_all(world.peer, framed(reply));
+    };
+    for (uint64_t id = 1; id < 4; ++id) ask(id);
+    for (uint64_t id = 1; id < 4; ++id) answer(id);
+    while (world.program.memory()->receive_head.load() - world.program.memory()->receive_tail.load() < 3)
+        poll(nullptr, 0, 1);
+    ask(4);
+    poll(nullptr, 0, 50);  // for it to be looked at
+    for (uint64_t id = 1; id < 4; ++id) CHECK(get(receive(world.program), 24, 8) == id);
+    answer(4);
+    CHECK(get(receive(world.program), 24, 8) == 4);
 }
