@@ -90,6 +90,9 @@ class Connection {
     // with one credit may not spend it without a grant; with a window of 1, two of them can wait for each other for
     // ever once targets were lowered, and below 3 two idle peers pass a grant to and fro for ever.
     static constexpr uint16_t kLeastWindow = 3;
+    // While a message is only partly there, this many of its bytes stay behind. Nothing but its own fragments may be sent
+    // before its end, so they are the carriers for grants and answers, one byte each, until the program goes on.
+    static constexpr uint32_t kHeldBack = 64;
 
     Connection(Role role, const Settings& settings);
 

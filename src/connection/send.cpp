@@ -9,11 +9,6 @@ namespace {
 
 using Header = wire::DataTransferHeader;
 
-// While a message is only partly there, this many of its bytes stay behind. Nothing but its own fragments may
-// be sent before its end, so they are the carriers for grants and answers, one byte each, until the program
-// goes on.
-constexpr uint32_t kHeldBack = 64;
-
 }  // namespace
 
 Result<void> Connection::announce_message(uint32_t length, uint32_t available,

@@ -269,8 +269,7 @@ bool Driver::work() {
     }
     if (held_) return true;
     replenish();
-    if (!take_program_stream()) return false;
-    pump();
+    if (!take_program_stream() || !send_program_stream()) return false;
     if (!counted_open_ && established()) settle_established();
     if (mirror_.b() >= 0) mirror_.release(transmit_released_);
     return true;

@@ -145,6 +145,8 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     bool post_slot(uint32_t slot);
     void give_back_idle_memory();
     void drop_idle_receive();
+    // Where the program has read half of what waits for it: news, when memory is short.
+    uint64_t half_read() const { return slots_.tail() + (slots_.published_count() + 1) / 2; }
 
     // driver_inbound.cpp: messages of the peer that are looked at, and put together, before the program sees
     // them
@@ -162,13 +164,15 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void post_fetches();
     void publish(const session::ReceiveDescriptor&, uint32_t block);
     void note_unused(std::span<const std::byte> start, uint32_t length);
-    uint32_t take_extent(uint32_t bytes, bool registered);
+    uint32_t take_extent(uint32_t bytes, bool registered, uint32_t kept = 0);
     void drop_idle_extents();
     uint32_t extent_offset(uint32_t extent) const { return extent_base_ + Extents::offset_of(extent); }
 
     // driver_send.cpp
     bool take_program_stream();
-    bool register_transmit();
+    bool send_program_stream();
+    void register_transmit();
+    bool is_short_of_memory() const;
     bool drop_idle_transmit();
     std::array<uint8_t, 4> four_bytes_at(uint64_t position) const;
     bool take_length_header();
@@ -279,7 +283,8 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     uint64_t transmit_released_ = 0, last_transmit_end_ = 0;
     bool stream_lost_ = false;  // something of the program's stream was posted and never arrived
     uint64_t transmit_head_at_sweep_ = 0;
-    uint64_t transmit_registered_ = 0;  // the transport can read the stream up to here
+    uint64_t transmit_registered_ = 0;        // the transport can read the stream up to here
+    std::optional<Reason> transmit_refused_;  // and why no further
 
     uint64_t timer_ = 0;
     fabric::Nanoseconds timer_deadline_ = 0;

@@ -34,6 +34,7 @@ void Driver::prepare_channels() {
     if (passive_) {
         smb2::ServerLimits server;
         server.max_transfer = core_settings_.max_read_write_size;
+        server.max_reply = negotiated.max_fragmented_send_size;
         server.can_invalidate = limits.send_with_invalidate;
         server.can_read = limits.max_ord != 0;
         server_channels_.emplace(server);
@@ -72,11 +73,12 @@ bool Driver::take_payload(uint32_t slot, const connection::Delivery& delivery) {
             bool taken = false;
             judge_message({start.data(), wanted});
             if (!take_client_reply({start.data(), wanted}, &taken)) return false;
-            if (taken) {
-                slots_.give_back(slot);
-                return true;
-            }
+            if (taken) assembly_ = Assembly::dropped;
         }
+    }
+    if (assembly_ == Assembly::dropped) {
+        slots_.give_back(slot);
+        return true;
     }
     if (assembly_ == Assembly::guarded && !(compound_guard_.take(gathered_) && compound_guard_.take(bytes))) {
         fail({Reason::channel_compound, ECONNRESET});
@@ -308,8 +310,8 @@ void Driver::note_unused(std::span<const std::byte> start, uint32_t length) {
 }
 
 // An extent, registered where the transport is to use it; kNone: not now, or the connection has failed.
-uint32_t Driver::take_extent(uint32_t bytes, bool registered) {
-    const uint32_t extent = extents_.take(bytes);
+uint32_t Driver::take_extent(uint32_t bytes, bool registered, uint32_t kept) {
+    const uint32_t extent = extents_.take(bytes, kept);
     if (extent == Extents::kNone) return extent;
     if (registered) {
         if (auto ready = extent_area_.require(Extents::offset_of(extent), bytes); !ready) {

@@ -142,10 +142,10 @@ void Driver::replenish() {
     }
     if (posted) core_->on_receives_posted(posted);
     if (mirror_.b() < 0) return;
-    const bool short_of_extents = inbound_unplaced_ != 0 || stage_ == Stage::channel_read ||
-                                  stage_ == Stage::channel_write;
+    const bool short_of_extents =
+        inbound_unplaced_ != 0 || stage_ == Stage::channel_read || stage_ == Stage::channel_write;
     const bool starved = (posted < wanted || short_of_extents) && slots_.published_count() != 0;
-    mirror_.request_return_at(starved ? slots_.tail() + (slots_.published_count() + 1) / 2 : UINT64_MAX);
+    mirror_.request_return_at(starved ? half_read() : UINT64_MAX);
 }
 
 // Pieces of which no slot is posted or waits for the program.

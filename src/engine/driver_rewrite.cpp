@@ -9,6 +9,9 @@ namespace smbdirect::engine {
 namespace {
 
 constexpr uint32_t kPushAtLeast = 64 * 1024;  // bytes in one RDMA Write, but for the last
+// Of the extents, for messages of the peer that are put together: one that found no room would hold up the
+// very replies that set extents free.
+constexpr uint32_t kGranulesKept = 1;
 
 }  // namespace
 
@@ -64,7 +67,9 @@ bool Driver::walk_reply() {
                 consumed_to(at + part);
                 break;
             case Kind::push:
-                if (part < std::min(step.length, kPushAtLeast) || !push(part)) return false;
+                // Little is better than nothing where more cannot be pinned.
+                if (part < (transmit_refused_ ? 1 : std::min(step.length, kPushAtLeast)) || !push(part))
+                    return false;
                 break;
             case Kind::done:
                 return announce_rewritten(channels.reply(), channels.reply_token());
@@ -111,8 +116,11 @@ bool Driver::look_at_request(std::span<const std::byte> start) {
 // Goes on with a READ or WRITE that is to go by channel, as far as memory and the stream allow.
 bool Driver::start_client_transfer() {
     if (client_extent_ == Extents::kNone) {
-        client_extent_ = take_extent(kHeaderRoom + client_amount_, true);
-        if (client_extent_ == Extents::kNone) return false;
+        client_extent_ = take_extent(kHeaderRoom + client_amount_, true, kGranulesKept);
+        if (client_extent_ == Extents::kNone) {
+            if (mirror_.b() >= 0 && slots_.published_count() != 0) mirror_.request_return_at(half_read());
+            return false;
+        }
         const bool write = stage_ == Stage::channel_write;
         consumed_to(write ? message_start_ + wire::smb2::kRequestSize : message_end_);
     }

@@ -25,32 +25,53 @@ bool Driver::take_program_stream() {
         return false;
     }
     transmit_head_ = head;
-    if (!register_transmit()) return false;
-    if (stage_ == Stage::stream && transmit_registered_ > message_start_)
-        core_->on_available(message_bytes_there());
     return true;
 }
 
-// Lets the transport read what the program has written since, as far as memory can be pinned. False: not even
-// the next piece, and nothing is under way whose memory would come free.
-bool Driver::register_transmit() {
-    if (!transmit_area_.is_ready()) return true;
+// Sends what there is, as far as memory can be pinned. False: not even the next piece, and the connection has
+// failed.
+bool Driver::send_program_stream() {
+    for (;;) {
+        const uint64_t before = transmit_registered_ + last_transmit_end_;
+        register_transmit();
+        if (stage_ == Stage::stream && transmit_registered_ > message_start_)
+            core_->on_available(message_bytes_there());
+        pump();
+        if (disconnecting_ || !is_short_of_memory()) return true;
+        if (transmit_registered_ + last_transmit_end_ != before) continue;  // what was taken has made room
+        fail({*transmit_refused_, ENOBUFS});
+        return false;
+    }
+}
+
+// Lets the transport read what the program has written since, as far as memory can be pinned.
+void Driver::register_transmit() {
+    transmit_refused_.reset();
+    if (!transmit_area_.is_ready()) return;
     const uint32_t mask = context_.settings->geometry.transmit_size - 1;
     while (transmit_registered_ < transmit_head_) {
         const auto offset = static_cast<uint32_t>(transmit_registered_ & mask);
         auto required = transmit_area_.require(offset);
         if (!required && drop_idle_transmit()) required = transmit_area_.require(offset);
         if (!required) {
-            // What is registered and not yet sent, or not yet complete, will make room.
-            const uint64_t unsent = transmit_registered_ - std::min(last_transmit_end_, transmit_registered_);
-            if (send_head_ != send_tail_ || unsent >= core_->negotiated().max_send_size) return true;
-            fail({required.error().reason, ENOBUFS});
-            return false;
+            transmit_refused_ = required.error().reason;
+            return;
         }
         transmit_registered_ =
             std::min(transmit_registered_ + (transmit_area_.end_of_unit(offset) - offset), transmit_head_);
     }
-    return true;
+}
+
+// When all is sent that can be: the next piece of the ring could not be pinned, and nothing is under way, or
+// waits for something else, whose memory will come free.
+bool Driver::is_short_of_memory() const {
+    if (!transmit_refused_ || send_head_ != send_tail_) return false;
+    const bool needs_extent =
+        (stage_ == Stage::channel_read || stage_ == Stage::channel_write) && client_extent_ == Extents::kNone;
+    if (needs_extent || (core_->message_announced() && message_end_ <= transmit_registered_)) return false;
+    // With so many bytes a fragment goes as soon as there are credits.
+    const uint64_t unsent = transmit_registered_ - std::min(last_transmit_end_, transmit_registered_);
+    return unsent < core_->negotiated().max_send_size + connection::Connection::kHeldBack;
 }
 
 // Pieces of the ring with nothing in them that is still to be sent. Whether there was one.

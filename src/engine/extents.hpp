@@ -13,9 +13,10 @@ class Extents {
 
     void initialise(uint32_t size) { runs_.assign(size / kGranule, 0); }
 
-    // The extent's number, below count(); kNone while there is no room.
-    uint32_t take(uint32_t bytes) {
+    // The extent's number, below count(); kNone while there is no room. `kept` granules stay free at least.
+    uint32_t take(uint32_t bytes, uint32_t kept = 0) {
         const uint32_t wanted = (bytes + kGranule - 1) / kGranule;
+        if (used_ + wanted + kept > count()) return kNone;
         for (uint32_t first = 0, run = 0, i = 0; i < count();) {
             if (runs_[i] != 0) {
                 i += runs_[i];

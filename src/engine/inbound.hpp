@@ -15,6 +15,7 @@ enum class Assembly : uint8_t {
     judging,  // gathered until enough is there to judge by
     whole,    // gathered to its end, to be translated
     guarded,  // as direct, but a channel in it would end the connection
+    dropped,  // the program has got another one for it
 };
 
 struct Inbound {

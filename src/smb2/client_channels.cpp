@@ -9,6 +9,7 @@ using namespace wire::smb2;
 ClientChannels::ClientChannels(const ClientLimits& limits)
     : limits_(limits), outstanding_(limits.max_requests, 0) {
     request_.reserve(kRequestSize + limits.max_descriptors * Descriptor::kSize);
+    pipes_.reserve(kPipesKnown);
 }
 
 Result<ClientChannels::RequestLook> ClientChannels::look_at_request(std::span<const std::byte> start,
@@ -29,7 +30,8 @@ Result<ClientChannels::RequestLook> ClientChannels::look_at_request(std::span<co
     const bool must = too_long || (!write && uint64_t{amount} + kReadReplySize > limits_.max_message_in);
     const bool fits =
         limits_.allowed && header->next_command == 0 && !(header->flags & (is_signed | related_operations)) &&
-        transfer->channel == Channel::none && negotiated_.is_version_3() && amount <= limits_.max_transfer &&
+        transfer->channel == Channel::none && negotiated_.is_version_3() && !is_pipe(*header) &&
+        amount <= limits_.max_transfer &&
         (!write || (transfer->data_offset == kRequestSize && length - kRequestSize == amount)) &&
         outstanding_.has_room(0) && amount != 0;
     if (fits && (must || amount >= limits_.threshold))
@@ -74,9 +76,9 @@ Result<ClientChannels::ReplyLook> ClientChannels::look_at_reply(std::span<const 
                                                                 uint32_t length) {
     using Kind = ReplyLook::Kind;
     negotiated_.learn(start);
-    if (outstanding_.empty()) return ReplyLook{};
     const auto header = parse_header(start);
     if (!header) return ReplyLook{};
+    if (header->command == Command::tree_connect) learn_tree(*header, start);
     Request* request = outstanding_.find(header->message_id);
     if (!request) return ReplyLook{};
     // No request of a compound was translated, and nobody gathers replies to single ones into compounds.
@@ -101,6 +103,21 @@ Result<ClientChannels::ReplyLook> ClientChannels::look_at_reply(std::span<const 
                                  .data_length = look.amount,
                                  .data_remaining = 0});
     return look;
+}
+
+// A pipe's READ and WRITE are passed to another program, and not every server looks for a channel on that
+// way: ksmbd writes the bytes that are behind the request, none. smbclient's reach 4280 bytes.
+void ClientChannels::learn_tree(const Header& header, std::span<const std::byte> reply) {
+    if (header.status != kStatusSuccess || (header.flags & async_command)) return;
+    const Tree tree = tree_of(header);
+    std::erase(pipes_, tree);  // it may have been another share's
+    if (parse_share_type(reply) != kShareTypePipe) return;
+    if (pipes_.size() == kPipesKnown) pipes_.erase(pipes_.begin());
+    pipes_.push_back(tree);
+}
+
+bool ClientChannels::is_pipe(const Header& request) const {
+    return std::find(pipes_.begin(), pipes_.end(), tree_of(request)) != pipes_.end();
 }
 
 }  // namespace smbdirect::smb2

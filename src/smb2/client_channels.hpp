@@ -68,10 +68,21 @@ class ClientChannels {
     size_t outstanding() const { return outstanding_.size(); }
 
   private:
+    struct Tree {
+        uint64_t session;
+        uint32_t tree;
+        bool operator==(const Tree&) const = default;
+    };
+    static Tree tree_of(const wire::smb2::Header& header) { return {header.session_id, header.tree_id}; }
+    void learn_tree(const wire::smb2::Header&, std::span<const std::byte> reply);
+    bool is_pipe(const wire::smb2::Header& request) const;
+
+    static constexpr size_t kPipesKnown = 16;  // shares of pipes; a session has one
     const ClientLimits limits_;
     Negotiated negotiated_;
     Outstanding outstanding_;
     std::vector<std::byte> request_;
+    std::vector<Tree> pipes_;  // the latest last
 };
 
 }  // namespace smbdirect::smb2

@@ -23,7 +23,8 @@ struct ServerLimits {
     uint32_t max_transfer = 8u << 20;  // bytes in one READ or WRITE: our MaxReadWriteSize [MS-SMBD] 3.1.1.1
     uint32_t max_requests = 8192;      // outstanding; more are refused
     uint32_t max_descriptors = 64 * 1024;  // of READs outstanding, in all; more are refused
-    uint32_t max_compound = 128 * 1024;    // bytes of a compound (of its reply) that has a channel in it
+    uint32_t max_compound = 128 * 1024;    // bytes of a compound that has a channel in it
+    uint32_t max_reply = 1u << 20;         // bytes of the reply to it: the peer's MaxFragmentedSize
     bool can_invalidate = true;            // the fabric sends with invalidate
     bool can_read = true;                  // the peer answers RDMA Reads
 };

@@ -34,6 +34,10 @@ void ServerChannels::begin_walk(uint32_t length) {
     position_ = copy_left_ = skip_left_ = push_left_ = tail_left_ = 0;
     reply_element_.reset();
     reply_.clear();
+    if (reply_.capacity() > limits_.max_compound) {  // a long one is rare
+        reply_.shrink_to_fit();
+        reply_.reserve(limits_.max_compound);
+    }
     reply_token_.reset();
 }
 
@@ -75,7 +79,7 @@ Result<void> ServerChannels::take_look(std::span<const std::byte> bytes) {
         return begun;
     }
     if (request) outstanding_.remove(request);
-    if (reply_.size() + length > limits_.max_compound) return fail(Reason::channel_compound, ECONNRESET);
+    if (reply_.size() + length > limits_.max_reply) return fail(Reason::channel_compound, ECONNRESET);
     copy_left_ = length;
     return {};
 }
@@ -86,6 +90,7 @@ Result<void> ServerChannels::begin_push(std::span<const std::byte> bytes, uint32
     if (!found || found->structure_size != kReplyStructureSize || found->data_offset < kReadReplySize ||
         uint64_t{found->data_offset} + found->data_length > length || found->data_length > request.length)
         return fail(Reason::channel_reply, ECONNRESET);
+    if (reply_.size() + kReadReplySize > limits_.max_reply) return fail(Reason::channel_compound, ECONNRESET);
     skip_left_ = found->data_offset;
     push_left_ = found->data_length;
     tail_left_ = length - skip_left_ - push_left_;

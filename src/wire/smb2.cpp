@@ -23,6 +23,8 @@ std::optional<Header> parse_header(std::span<const std::byte> element) {
     header.flags = load_le<uint32_t>(&element[16]);
     header.next_command = load_le<uint32_t>(&element[20]);
     header.message_id = load_le<uint64_t>(&element[24]);
+    header.tree_id = load_le<uint32_t>(&element[36]);
+    header.session_id = load_le<uint64_t>(&element[40]);
     return header;
 }
 
@@ -57,6 +59,11 @@ std::optional<NegotiateReply> parse_negotiate_reply(std::span<const std::byte> m
     reply.max_read_size = load_le<uint32_t>(&message[96]);
     reply.max_write_size = load_le<uint32_t>(&message[100]);
     return reply;
+}
+
+std::optional<uint8_t> parse_share_type(std::span<const std::byte> message) {
+    if (message.size() < kHeaderSize + 3) return std::nullopt;
+    return std::to_integer<uint8_t>(message[66]);
 }
 
 void set_next_command(std::span<std::byte> element, uint32_t distance) { store_le(&element[20], distance); }

@@ -13,7 +13,7 @@ namespace smbdirect::wire::smb2 {
 constexpr uint32_t kProtocolId = 0x424d53fe;   // FE 53 4D 42: a plain message [MS-SMB2] 2.2.1
 constexpr uint32_t kTransformId = 0x424d53fd;  // FD: encrypted [MS-SMB2] 2.2.41
 
-enum class Command : uint16_t { negotiate = 0, read = 8, write = 9, cancel = 12 };
+enum class Command : uint16_t { negotiate = 0, tree_connect = 3, read = 8, write = 9, cancel = 12 };
 constexpr bool is_transfer(Command command) { return command == Command::read || command == Command::write; }
 
 enum HeaderFlags : uint32_t {  // [MS-SMB2] 2.2.1.2
@@ -42,6 +42,7 @@ constexpr size_t kRequestSize = 112;      // header and fixed part of READ and o
 constexpr size_t kReadRequestSize = 113;  // with the one byte that the buffer of a READ has at least
 constexpr size_t kReadReplySize = 80;     // header and fixed part; data follows at DataOffset
 constexpr size_t kNegotiateReplySize = 128;
+constexpr uint8_t kShareTypePipe = 2;         // [MS-SMB2] 2.2.10
 constexpr uint16_t kReplyStructureSize = 17;  // of READ and WRITE responses [MS-SMB2] 2.2.20, 2.2.22
 
 struct Header {
@@ -50,6 +51,8 @@ struct Header {
     uint32_t flags = 0;
     uint32_t next_command = 0;  // distance to the next element of a compound; 0: the last
     uint64_t message_id = 0;
+    uint32_t tree_id = 0;  // unless async_command
+    uint64_t session_id = 0;
 };
 
 // A READ or WRITE request. The two layouts have the same fields at other places.
@@ -81,6 +84,8 @@ std::optional<Header> parse_header(std::span<const std::byte> element);
 std::optional<Transfer> parse_transfer(std::span<const std::byte> element, Command);
 std::optional<ReadReply> parse_read_reply(std::span<const std::byte> element);
 std::optional<NegotiateReply> parse_negotiate_reply(std::span<const std::byte> message);
+// The ShareType of a TREE_CONNECT response [MS-SMB2] 2.2.10.
+std::optional<uint8_t> parse_share_type(std::span<const std::byte> message);
 
 // These write into an element that has its fixed part.
 void set_next_command(std::span<std::byte> element, uint32_t distance);

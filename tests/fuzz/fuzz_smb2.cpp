@@ -74,6 +74,7 @@ ServerLimits server_limits(uint32_t choice) {
     limits.max_requests = choice & 2 ? 2 : 16;
     limits.max_descriptors = choice & 2 ? 3 : 64;
     limits.max_compound = choice & 4 ? 512 : 4096;
+    limits.max_reply = choice & 4 ? 1024 : 65536;
     limits.can_invalidate = !(choice & 8);
     limits.can_read = !(choice & 16);
     return limits;
@@ -187,6 +188,7 @@ class Server {
         }
         require(channels_.position() == m.length && elements > 0);
         require(channels_.reply().size() >= 64 && channels_.reply().size() <= m.length + 8 * elements);
+        require(channels_.reply().size() <= limits_.max_reply);
         return true;
     }
 

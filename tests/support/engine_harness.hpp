@@ -206,9 +206,10 @@ inline std::vector<char> message(size_t payload, unsigned seed) {
 }
 
 inline Socket connect_to(TestEngine& engine, const sockaddr_storage& remote, session::FabricChoice fabric,
-                         int* error = nullptr, uint16_t rdma_port = 0) {
+                         int* error = nullptr, uint16_t rdma_port = 0, uint32_t face = 6) {
     session::Request request;
     request.type = session::RequestType::connect;
+    request.face = face;
     request.fabric = fabric;
     request.remote = remote;
     request.rdma_port = rdma_port;
@@ -225,8 +226,10 @@ inline Socket connect_to(TestEngine& engine, const sockaddr_storage& remote, ses
 // A listener that is SMBDIRECT only, and one beside TCP.
 class Listening {
   public:
-    Listening(TestEngine& engine, bool beside) : engine_(engine), beside_(beside), port_(free_port()) {
+    Listening(TestEngine& engine, bool beside, uint32_t face = 6)
+        : engine_(engine), beside_(beside), port_(free_port()) {
         session::Request request;
+        request.face = face;
         request.type = beside ? session::RequestType::listen_beside : session::RequestType::listen_only;
         request.local = loopback(port_);
         request.backlog = 16;

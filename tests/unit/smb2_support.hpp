@@ -36,7 +36,7 @@ inline Bytes joined(Bytes a, std::span<const std::byte> b) {
     return a;
 }
 
-constexpr unsigned kClose = 6, kRead = 8, kWrite = 9, kCancel = 12;
+constexpr unsigned kTreeConnect = 3, kClose = 6, kRead = 8, kWrite = 9, kCancel = 12;
 constexpr uint32_t kReplyFlag = 1, kAsyncFlag = 2, kRelatedFlag = 4, kSignedFlag = 8;
 constexpr uint32_t kEndOfFile = 0xc0000011, kInvalidParameter = 0xc000000d, kCancelled = 0xc0000120;
 
@@ -53,6 +53,14 @@ inline Bytes smb2_message(size_t size, unsigned command, uint64_t id, uint32_t f
     put(bytes, 24, 8, id);
     put(bytes, 36, 4, 5);
     put(bytes, 40, 8, 0x1122334455667788);
+    return bytes;
+}
+inline Bytes tree_connected(uint8_t share_type, uint32_t tree, uint64_t session, uint32_t status = 0) {
+    Bytes bytes = smb2_message(80, kTreeConnect, 3, kReplyFlag, status);
+    put(bytes, 36, 4, tree);
+    put(bytes, 40, 8, session);
+    put(bytes, 64, 2, 16);
+    put(bytes, 66, 1, share_type);
     return bytes;
 }
 inline Bytes negotiate_reply(uint16_t dialect, uint32_t max_read = 8u << 20, uint32_t max_write = 8u << 20) {

@@ -182,6 +182,33 @@ TEST_CASE("what cannot go by channel goes inline, or fails when it is too large"
     CHECK(b.fate(pattern(100, 1)) == "pass");
 }
 
+TEST_CASE("a pipe has no channel") {  // ksmbd looks for data behind the request there, and finds none
+    constexpr uint8_t kDisk = 1, kPipe = 2;
+    const auto in_tree = [](Bytes bytes, uint32_t tree, uint64_t session) {
+        put(bytes, 36, 4, tree);
+        put(bytes, 40, 8, session);
+        return bytes;
+    };
+    // smbclient's largest
+    const Bytes read = inline_read(1, 4280), write = inline_write(1, pattern(4280, 1));
+    Bench b;
+    b.reply(tree_connected(kDisk, 1, 70));
+    b.reply(tree_connected(kPipe, 2, 70));
+    b.reply(tree_connected(kPipe, 1, 71));  // trees are numbered for each session
+    CHECK(b.fate(in_tree(write, 1, 70)) == "write 4280");
+    CHECK(b.fate(in_tree(write, 2, 70)) == "pass");
+    CHECK(b.fate(in_tree(read, 2, 70)) == "pass");
+    CHECK(b.fate(in_tree(write, 1, 71)) == "pass");
+    CHECK(b.fate(in_tree(inline_write(1, pattern(1 << 20, 1)), 1, 71)) == "needed");
+    b.reply(tree_connected(kDisk, 2, 70));  // the number was free again
+    CHECK(b.fate(in_tree(read, 2, 70)) == "read 4280");
+    b.reply(tree_connected(kPipe, 2, 70, 0xc00000cc));
+    CHECK(b.fate(in_tree(read, 2, 70)) == "read 4280");
+    for (uint32_t tree = 100; tree < 1100; ++tree) b.reply(tree_connected(kPipe, tree, 70));
+    CHECK(b.fate(in_tree(read, 1099, 70)) == "pass");  // of very many, the latest are known
+    CHECK(b.fate(in_tree(read, 1, 70)) == "read 4280");
+}
+
 TEST_CASE("replies to a READ by channel") {
     const auto answer = [](const Bytes& reply) {
         Bench b;

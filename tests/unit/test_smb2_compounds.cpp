@@ -147,10 +147,30 @@ TEST_CASE("replies with a broken chain end the connection") {
         put(reply, 20, 4, next);
         CHECK(answer_client(server, reply, nullptr).error == Error{Reason::channel_reply, ECONNRESET});
     }
-    auto server = server_311({.max_compound = 4096});
-    hand_to_program(server, compound({close_request(1), channel_request(ask(false, 3, 7, 600))}), nullptr);
-    const Bytes large = compound({read_reply(1, pattern(5000, 1)), read_reply(3, {})});
-    CHECK(answer_client(server, large, nullptr).error == Error{Reason::channel_compound, ECONNRESET});
+}
+
+TEST_CASE("a compound's reply is as long as the client takes it, and no longer") {
+    const Bytes request = compound({inline_read(1, 300'000), channel_request(ask(false, 3, 7, 600))});
+    const Bytes reply = compound({read_reply(1, pattern(300'000, 1)), read_reply(3, pattern(600, 2))});
+    RemoteMemory memory;
+    memory.add(7, 0x1000, Bytes(600));
+    auto server = server_311({.max_reply = 300'160});
+    hand_to_program(server, request, &memory);
+    const auto answered = answer_client(server, reply, &memory);
+    REQUIRE(!answered.error);
+    const auto elements = elements_of(answered.message);
+    REQUIRE(elements.size() == 2);
+    CHECK(std::ranges::equal(elements[0], std::span(reply).first(300'080)));
+    CHECK(get(elements[1], 72, 4) == 600);
+    CHECK(memory.bytes(7) == pattern(600, 2));
+
+    const Error ended{Reason::channel_compound, ECONNRESET};
+    auto pushed = server_311({.max_reply = 300'159});
+    hand_to_program(pushed, request, nullptr);
+    CHECK(answer_client(pushed, reply, nullptr).error == ended);
+    auto copied = server_311({.max_reply = 300'079});
+    hand_to_program(copied, request, nullptr);
+    CHECK(answer_client(copied, reply, nullptr).error == ended);
 }
 
 TEST_CASE("a broken compound does not carry a channel to the program") {

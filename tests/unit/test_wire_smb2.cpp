@@ -64,6 +64,8 @@ TEST_CASE("a header is one only with its signature and its size", "[smb2:2.2.1]"
     CHECK(header->flags == 0x80000009);
     CHECK(header->next_command == 0x50607080);
     CHECK(header->message_id == 0x1122334455667788);
+    CHECK(header->tree_id == 5);
+    CHECK(header->session_id == 0x1122334455667788);
     for (const size_t at : {0u, 3u, 4u, 5u}) {
         Bytes wrong = bytes;
         wrong[at] ^= std::byte{1};
@@ -82,6 +84,7 @@ TEST_CASE("nothing outside the input is read") {  // means something under Addre
         CHECK(parse_transfer(view, Command::write).has_value() == (size >= 112));
         CHECK(parse_read_reply(view).has_value() == (size >= 80));
         CHECK(parse_negotiate_reply(view).has_value() == (size >= 128));
+        CHECK(parse_share_type(view).has_value() == (size >= 67));
         CHECK((protocol_id(view) != 0) == (size >= 4));
     }
 }
