@@ -1,12 +1,15 @@
-// Connection: the MS-SMBD 1.0 state machine [MS-SMBD] 3.1, sans I/O. It owns no fd, clock, thread or buffer and
-// allocates nothing after construction. A driver feeds it events (time is an argument) and carries out what it asks for.
+// Connection: the MS-SMBD 1.0 state machine [MS-SMBD] 3.1, sans I/O. It owns no fd, clock, thread or buffer
+// and allocates nothing after construction. A driver feeds it events (time is an argument) and carries out
+// what it asks for.
 //
-// Receiving: the driver posts receives (posting a receive is what makes credits grantable). A Data Transfer message is
-// received as a private header buffer of 24 bytes plus one slot: payload that starts at DataOffset 24 lies at offset 0
-// of the slot. Before negotiation ends, one receive of a private buffer of >= 512 bytes is used instead.
+// Receiving: the driver posts receives (posting a receive is what makes credits grantable). A Data Transfer
+// message is received as a private header buffer of 24 bytes plus one slot: payload that starts at DataOffset
+// 24 lies at offset 0 of the slot. Before negotiation ends, one receive of a private buffer of >= 512 bytes
+// is used instead.
 //
-// Sending is pulled: the driver announces the upper-layer message at the head of its stream and how many of its bytes
-// are there; next_message() then yields one wire message after another while credits and rules allow.
+// Sending is pulled: the driver announces the upper-layer message at the head of its stream and how many of
+// its bytes are there; next_message() then yields one wire message after another while credits and rules
+// allow.
 #pragma once
 
 #include <array>
@@ -25,19 +28,19 @@ enum class Role : uint8_t { active, passive };  // [MS-SMBD] 3.1.1.1: initiator,
 
 // What we want. All sizes in bytes.
 struct Settings {
-    uint16_t send_credit_target = 255;    // CreditsRequested, 1..65535 (<= 255 stays visible to Wireshark)
-    uint16_t receive_credit_max = 255;    // receives outstanding at most, >= 3
-    uint32_t max_send_size = 8136;        // offered as PreferredSendSize; strangers accept 1029..8136
-    uint32_t max_receive_size = 8192;     // >= 128
+    uint16_t send_credit_target = 255;  // CreditsRequested, 1..65535 (<= 255 stays visible to Wireshark)
+    uint16_t receive_credit_max = 255;  // receives outstanding at most, >= 3
+    uint32_t max_send_size = 8136;      // offered as PreferredSendSize; strangers accept 1029..8136
+    uint32_t max_receive_size = 8192;   // >= 128
     uint32_t max_fragmented_receive_size = 8 * 1024 * 1024 + 64 * 1024;  // >= 131072
     uint32_t max_read_write_size = 8 * 1024 * 1024;
     Nanoseconds negotiate_timeout_active = 120'000'000'000;
     Nanoseconds negotiate_timeout_passive = 5'000'000'000;
-    // Above the 120 s and 5 s of others on purpose: Linux's older client (Debian 12) keeps alive with a plain empty message
-    // after 120 s, and ends the connection when our question crosses that (see README.md).
+    // Above the 120 s and 5 s of others on purpose: Linux's older client (Debian 12) keeps alive with a plain
+    // empty message after 120 s, and ends the connection when our question crosses that (see README.md).
     Nanoseconds keepalive_interval = 150'000'000'000;
     Nanoseconds keepalive_answer = 30'000'000'000;
-    bool send_with_invalidate = true;     // the fabric can
+    bool send_with_invalidate = true;  // the fabric can
 };
 
 struct Negotiated {
@@ -52,10 +55,11 @@ enum class State : uint8_t { idle, connecting, negotiating, established, termina
 
 // One message to post now. header lives in the Connection until the next call.
 struct OutgoingMessage {
-    std::span<const std::byte> header;   // 20 (empty or request), 24 (data) or 32 bytes (response)
-    uint32_t payload_offset = 0;         // from the first not yet sent byte's message start: offset in the announced message
+    std::span<const std::byte> header;  // 20 (empty or request), 24 (data) or 32 bytes (response)
+    uint32_t payload_offset =
+        0;  // from the first not yet sent byte's message start: offset in the announced message
     uint32_t payload_length = 0;
-    bool last_fragment = false;          // ends the announced message: announce the next one
+    bool last_fragment = false;  // ends the announced message: announce the next one
     std::optional<uint32_t> invalidate_token;
     uint16_t credits_granted = 0;
     uint16_t flags = 0;
@@ -64,8 +68,8 @@ struct OutgoingMessage {
 
 // What a received message means for the upper layer.
 struct Delivery {
-    uint32_t slot_offset = 0;     // payload lies here in the slot of the receive
-    uint32_t length = 0;          // 0: nothing to deliver, the slot is free again
+    uint32_t slot_offset = 0;  // payload lies here in the slot of the receive
+    uint32_t length = 0;       // 0: nothing to deliver, the slot is free again
     bool first_fragment = false;
     uint32_t message_length = 0;  // of the whole upper-layer message; valid with first_fragment
     bool last_fragment = false;
@@ -75,7 +79,7 @@ struct Delivery {
 };
 
 struct Counters {
-    uint64_t messages_sent = 0, messages_received = 0;      // Data Transfer messages, empty ones included
+    uint64_t messages_sent = 0, messages_received = 0;  // Data Transfer messages, empty ones included
     uint64_t empty_sent = 0, empty_received = 0;
     uint64_t payload_bytes_sent = 0, payload_bytes_received = 0;
     uint64_t upper_messages_sent = 0, upper_messages_received = 0;
@@ -86,12 +90,14 @@ struct Counters {
 
 class Connection {
   public:
-    // Receives are kept posted for at least so many messages, whatever the peer asks for and the driver allows. A peer
-    // with one credit may not spend it without a grant; with a window of 1, two of them can wait for each other for
-    // ever once targets were lowered, and below 3 two idle peers pass a grant to and fro for ever.
+    // Receives are kept posted for at least so many messages, whatever the peer asks for and the driver
+    // allows. A peer with one credit may not spend it without a grant; with a window of 1, two of them can
+    // wait for each other for ever once targets were lowered, and below 3 two idle peers pass a grant to and
+    // fro for ever.
     static constexpr uint16_t kLeastWindow = 3;
-    // While a message is only partly there, this many of its bytes stay behind. Nothing but its own fragments may be sent
-    // before its end, so they are the carriers for grants and answers, one byte each, until the program goes on.
+    // While a message is only partly there, this many of its bytes stay behind. Nothing but its own fragments
+    // may be sent before its end, so they are the carriers for grants and answers, one byte each, until the
+    // program goes on.
     static constexpr uint32_t kHeldBack = 64;
 
     Connection(Role role, const Settings& settings);
@@ -106,7 +112,8 @@ class Connection {
     // Set when state() became terminated by this side's decision: the driver disconnects (after sending what
     // next_message() still yields: a failure response [MS-SMBD] 3.1.5.6).
     std::optional<Error> termination() const;
-    // For the trace: the rule that was broken, or what else ended the connection; "" while there is nothing to say.
+    // For the trace: the rule that was broken, or what else ended the connection; "" while there is nothing
+    // to say.
     const char* termination_detail() const;
     const Negotiated& negotiated() const;
     const Settings& settings() const;
@@ -116,34 +123,38 @@ class Connection {
     // How many more receives of negotiated().max_receive_size (header of 24 + slot) should be posted now.
     uint32_t receives_wanted() const;
     void on_receives_posted(uint32_t count);
-    // Not one receive could be posted at the end of negotiation: the passive side answers with a failure response
-    // [MS-SMBD] 3.1.5.6, the active side gives up [MS-SMBD] 3.1.5.7. Later on, just post fewer than wanted.
+    // Not one receive could be posted at the end of negotiation: the passive side answers with a failure
+    // response [MS-SMBD] 3.1.5.6, the active side gives up [MS-SMBD] 3.1.5.7. Later on, just post fewer than
+    // wanted.
     void on_no_receives();
     // A negotiation message, in the private buffer. Returns an error when it ended the connection.
     Result<void> on_negotiate_message(std::span<const std::byte> message, Nanoseconds now);
-    // A Data Transfer message of byte_length bytes whose first min(24, byte_length) bytes are `header` (a private
-    // copy). One posted receive was consumed by it.
+    // A Data Transfer message of byte_length bytes whose first min(24, byte_length) bytes are `header` (a
+    // private copy). One posted receive was consumed by it.
     Result<Delivery> on_data_transfer(std::span<const std::byte> header, uint32_t byte_length,
                                       std::optional<uint32_t> invalidated_token, Nanoseconds now);
     bool expects_negotiate_message() const;
 
     // ---- sending
-    // The head of the driver's stream: a message of `length` bytes (> 0), `available` of which are there already. Call
-    // announce once a message, and on_available as more arrives. Error: EMSGSIZE beyond MaxFragmentedSendSize.
-    Result<void> announce_message(uint32_t length, uint32_t available, std::optional<uint32_t> invalidate_token);
-    void on_available(uint32_t available);           // total bytes of the announced message that are there
-    bool message_announced() const;                  // and not yet wholly handed out
+    // The head of the driver's stream: a message of `length` bytes (> 0), `available` of which are there
+    // already. Call announce once a message, and on_available as more arrives. Error: EMSGSIZE beyond
+    // MaxFragmentedSendSize.
+    Result<void> announce_message(uint32_t length, uint32_t available,
+                                  std::optional<uint32_t> invalidate_token);
+    void on_available(uint32_t available);  // total bytes of the announced message that are there
+    bool message_announced() const;         // and not yet wholly handed out
     // The next message to post, if any may go now: negotiation, fragment, grant, keep-alive or answer.
     std::optional<OutgoingMessage> next_message(Nanoseconds now);
 
     // ---- to look at
     uint32_t send_credits() const;
-    uint32_t receives_outstanding() const;           // posted, not yet consumed by a message
-    uint32_t receive_credit_target() const;          // the peer's latest CreditsRequested, clamped to 3..max
-    // Receives to keep posted: the window. Opens with use; the driver may lower the ceiling (memory) at any time.
-    void set_receive_ceiling(uint32_t receives);     // 3..receive_credit_max
-    // The peer holds at most its last credit, which it may be unable to spend (because the program here does not
-    // read): silence says nothing about its life then, and only the transport can judge it.
+    uint32_t receives_outstanding() const;   // posted, not yet consumed by a message
+    uint32_t receive_credit_target() const;  // the peer's latest CreditsRequested, clamped to 3..max
+    // Receives to keep posted: the window. Opens with use; the driver may lower the ceiling (memory) at any
+    // time.
+    void set_receive_ceiling(uint32_t receives);  // 3..receive_credit_max
+    // The peer holds at most its last credit, which it may be unable to spend (because the program here does
+    // not read): silence says nothing about its life then, and only the transport can judge it.
     bool peer_starved() const;
 
   private:
@@ -162,7 +173,9 @@ class Connection {
 
     void set_target(uint16_t credits_requested);
     uint32_t window() const { return target_ < ceiling_ ? target_ : ceiling_; }
-    uint32_t known_to_peer() const { return posted_ - grantable_; }  // credits of the peer, those in flight included
+    uint32_t known_to_peer() const {
+        return posted_ - grantable_;
+    }  // credits of the peer, those in flight included
     bool grant_due() const;
     bool must_send() const;
     void on_idle(Nanoseconds now);
@@ -172,14 +185,14 @@ class Connection {
     // What next_message() needs, close together.
     State state_ = State::idle;
     Keepalive keepalive_ = Keepalive::none;
-    bool answer_due_ = false;      // SendImmediate [MS-SMBD] 3.1.1.1: the peer asked for a sign of life
-    bool probe_due_ = false;       // a keep-alive without RESPONSE_REQUESTED, see peer_starved()
-    bool stalled_ = false;         // the present wait was counted
+    bool answer_due_ = false;  // SendImmediate [MS-SMBD] 3.1.1.1: the peer asked for a sign of life
+    bool probe_due_ = false;   // a keep-alive without RESPONSE_REQUESTED, see peer_starved()
+    bool stalled_ = false;     // the present wait was counted
     uint16_t credits_requested_ = 1;
-    uint32_t send_credits_ = 0;    // SendCredits; saturates
-    uint32_t posted_ = 0;          // receives posted and not consumed
-    uint32_t grantable_ = 0;       // of these: not yet announced to the peer
-    uint32_t target_ = 0;          // ReceiveCreditTarget, clamped
+    uint32_t send_credits_ = 0;  // SendCredits; saturates
+    uint32_t posted_ = 0;        // receives posted and not consumed
+    uint32_t grantable_ = 0;     // of these: not yet announced to the peer
+    uint32_t target_ = 0;        // ReceiveCreditTarget, clamped
     uint32_t ceiling_ = 0;
     uint32_t fragment_size_ = 0;   // payload of a full fragment
     uint32_t message_length_ = 0;  // announced message; 0 = none
@@ -191,14 +204,14 @@ class Connection {
     std::optional<uint32_t> message_token_;
 
     // Receiving.
-    uint32_t receive_left_ = 0;    // FragmentReassemblyRemaining; > 0 inside a sequence
+    uint32_t receive_left_ = 0;  // FragmentReassemblyRemaining; > 0 inside a sequence
     std::optional<uint32_t> invalidated_token_;
 
     // Life.
     Role role_;
     Phase phase_ = Phase::awaiting;
     bool transport_established_ = false;
-    bool early_request_ = false;   // the request overtook on_transport_established()
+    bool early_request_ = false;  // the request overtook on_transport_established()
     uint8_t early_length_ = 0;
     uint32_t refusal_status_ = 0;
     Nanoseconds negotiate_deadline_ = 0;

@@ -20,12 +20,13 @@ struct Counters {
     uint64_t messages_received = 0;
     uint64_t upper_messages_sent = 0;  // SMB messages
     uint64_t upper_messages_received = 0;
-    uint64_t channel_reads = 0;        // READ and WRITE whose data went by RDMA channel, as client or server
+    uint64_t channel_reads = 0;  // READ and WRITE whose data went by RDMA channel, as client or server
     uint64_t channel_writes = 0;
-    uint64_t channel_bytes_read = 0;   // of files
+    uint64_t channel_bytes_read = 0;  // of files
     uint64_t channel_bytes_written = 0;
     uint64_t channel_requests_refused = 0;  // bad ones of peers, which the program was made to refuse
-    uint64_t channels_unused_signing = 0;   // connections with large transfers that went inline for this reason
+    uint64_t channels_unused_signing =
+        0;  // connections with large transfers that went inline for this reason
     uint64_t channels_unused_encryption = 0;
     uint64_t channels_unused_dialect = 0;
     uint64_t stalls_no_credit = 0;     // times a message had to wait for the peer's credits

@@ -126,8 +126,8 @@ Engine::Answer Engine::answer(const session::Request& request, int passed_fd, co
                 result = answer_attach(passed_fd, peer, &answer);
                 break;
             case session::RequestType::forget_listener:
-                // As with TCP the port is free when close() returns; where the close() comes after this message,
-                // a little later.
+                // As with TCP the port is free when close() returns; where the close() comes after this
+                // message, a little later.
                 listeners_->look_whether_gone(request.listener_id);
                 loop_.add_timer(loop_.now() + kSecond / 10,
                                 [this, id = request.listener_id] { listeners_->look_whether_gone(id); });

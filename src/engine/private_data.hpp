@@ -41,8 +41,8 @@ inline fabric::PrivateData make_private_data(uint8_t ird, uint8_t ord, std::stri
     return data;
 }
 
-// InfiniBand pads private data with zeros to its full length, so that bytes alone mean nothing; IRD and ORD are
-// never both 0.
+// InfiniBand pads private data with zeros to its full length, so that bytes alone mean nothing; IRD and ORD
+// are never both 0.
 inline bool has_ird_ord(const fabric::PrivateData& data) {
     return data.length >= kIrdOrdLength && std::any_of(data.bytes.begin(), data.bytes.begin() + kIrdOrdLength,
                                                        [](std::byte byte) { return byte != std::byte{0}; });

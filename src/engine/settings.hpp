@@ -10,8 +10,8 @@
 
 namespace smbdirect::engine {
 
-// When READ and WRITE of a program that is a client go by SMB2 RDMA channel. What a peer asks of a server is always
-// served.
+// When READ and WRITE of a program that is a client go by SMB2 RDMA channel. What a peer asks of a server is
+// always served.
 enum class ChannelUse : uint8_t {
     off,        // never: what is larger than the peer's MaxFragmentedSize ends the connection
     needed,     // only what is larger than that

@@ -46,8 +46,8 @@ class SlotLedger {
     uint64_t tail() const { return tail_; }
     uint64_t published_count() const { return head_ - tail_; }
 
-    // The program has read up to `tail`, checked by the caller to lie within [tail(), head()]. What is no slot is
-    // handed to `other`.
+    // The program has read up to `tail`, checked by the caller to lie within [tail(), head()]. What is no
+    // slot is handed to `other`.
     template <class Other>
     void consumed_up_to(uint64_t tail, const Other& other) {
         for (; tail_ != tail; ++tail_) {

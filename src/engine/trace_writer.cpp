@@ -153,9 +153,7 @@ TraceFile* TraceWriter::of_connection(uint64_t connection_id) const {
 
 void TraceWriter::forget_connection(uint64_t connection_id) { by_connection_.erase(connection_id); }
 
-void TraceWriter::bind_connection(uint64_t connection_id, int pid) {
-    by_connection_[connection_id] = pid;
-}
+void TraceWriter::bind_connection(uint64_t connection_id, int pid) { by_connection_[connection_id] = pid; }
 
 void TraceWriter::write(uint64_t connection_id, std::string_view line, bool error) {
     if (TraceFile* file = of_connection(connection_id)) file->engine_line(connection_id, line, error);

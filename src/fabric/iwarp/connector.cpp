@@ -59,8 +59,7 @@ Result<void> Connector::open() {
         }
     }
     const auto* remote = reinterpret_cast<const sockaddr*>(&parameters_.remote);
-    if (::connect(socket_.fd(), remote, address_size(parameters_.remote)) != 0 &&
-        errno != EINPROGRESS) {
+    if (::connect(socket_.fd(), remote, address_size(parameters_.remote)) != 0 && errno != EINPROGRESS) {
         return std::unexpected(connect_error(errno));
     }
     if (!core_.loop.watch(socket_.fd(), EPOLLOUT, this)) return fail(Reason::engine_resources);
