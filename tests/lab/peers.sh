@@ -17,6 +17,7 @@ ksmbd_serve() {  # [LINE...]
     need_module ksmbd
     [ -x "$LAB_KERNEL/ksmbd-tools/ksmbd.tools" ] || skip "ksmbd-tools was not prepared"
     mkdir -p "$dir/kshare" "$dir/ksmbd"
+    rm -f /run/ksmbd.lock  # of a server before, whose process number may be somebody else's by now
     make_room
     {
         printf '[global]\n    server min protocol = SMB3_00\n    interfaces = %s\n    bind interfaces only = yes\n' "$share_interfaces"
