@@ -1,5 +1,8 @@
 #include "fabric/verbs/verbs_fabric.hpp"
 
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 
@@ -11,6 +14,22 @@
 namespace smbdirect::fabric {
 namespace verbs {
 namespace {
+
+constexpr int kPortAttempts = 8;
+
+// The connection manager chooses among ports that no identifier has, and siw then connects from a TCP port of
+// that number, which may be taken: so TCP is asked first. 0: it did not say.
+uint16_t free_tcp_port(const sockaddr_storage& address) {
+    const int probe = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (probe < 0) return 0;
+    sockaddr_storage found = address;
+    set_port(found, 0);
+    socklen_t length = sizeof found;
+    const bool bound = ::bind(probe, reinterpret_cast<const sockaddr*>(&found), address_size(found)) == 0 &&
+                       getsockname(probe, reinterpret_cast<sockaddr*>(&found), &length) == 0;
+    close(probe);
+    return bound ? port_of(found) : uint16_t{0};
+}
 
 class RealVerbsFabric final : public VerbsFabric, private ChangeEvents {
   public:
@@ -55,10 +74,18 @@ class RealVerbsFabric final : public VerbsFabric, private ChangeEvents {
         if (!from) return fail(Reason::fabric_unavailable, ENETUNREACH);
         ConnectParameters wanted = parameters;
         if (!from->iwarp && wanted.ib_port) set_port(wanted.remote, wanted.ib_port);
-        auto endpoint = std::make_unique<VerbsEndpoint>(core_);
-        if (auto started = endpoint->start_connecting(wanted, from->address, events); !started)
-            return std::unexpected(started.error());
-        return endpoint;
+        const bool any_port = wanted.local.ss_family == AF_UNSPEC || port_of(wanted.local) == 0;
+        for (int attempts_left = from->iwarp && any_port ? kPortAttempts : 0;; --attempts_left) {
+            if (attempts_left) {
+                wanted.local = from->address;
+                set_port(wanted.local, free_tcp_port(from->address));
+            }
+            auto endpoint = std::make_unique<VerbsEndpoint>(core_);
+            auto started = endpoint->start_connecting(wanted, from->address, events);
+            if (started) return endpoint;
+            if (attempts_left <= 1 || started.error().errnum != EADDRINUSE)
+                return std::unexpected(started.error());
+        }
     }
 
   private:
