@@ -19,6 +19,9 @@ struct Correct {
     static constexpr bool every_add_has_its_send = true;
     // W, engine: takes exactly the bytes of one stuffing for each 1->0 of `stuffed`.
     static constexpr Drain stuffing_drain = Drain::counted;
+    // R, sweep: looks whether tokens are in A before it looks how many are counted; else a consumer between
+    // the two looks is taken for a stranger.
+    static constexpr bool looks_at_tokens_first = true;
     // Between two steps that another process may get in between: the stress test loses time here.
     static void step() {}
 };

@@ -270,12 +270,19 @@ struct MirrorSteps {
         return (__atomic_load_n(word, __ATOMIC_RELAXED) & FUTEX_OWNER_DIED) != 0;
     }
 
-    // A token is counted before it is sent, and taken off the count before it is received: if some are
-    // counted and none is there, somebody received them who does not count.
+    // A token is counted before it is sent, and taken off the count before it is received: so if none is in
+    // A's queue and some are counted still, somebody received them who does not count. In this order: a
+    // consumer that takes count and token between the two looks leaves a count of 0.
     static bool tokens_are_there(State& s) {
-        if (s.ended || s.receive_quiet || s.view.memory->tokens.load(std::memory_order_seq_cst) <= 0)
-            return true;
-        return raw::unread_by_peer(s.b) > 0;
+        if (s.ended || s.receive_quiet) return true;
+        if constexpr (!Policy::looks_at_tokens_first) {
+            if (s.view.memory->tokens.load(std::memory_order_seq_cst) <= 0) return true;
+            Policy::step();
+            return raw::unread_by_peer(s.b) > 0;
+        }
+        if (raw::unread_by_peer(s.b) > 0) return true;
+        Policy::step();
+        return s.view.memory->tokens.load(std::memory_order_seq_cst) <= 0;
     }
 
     static bool sweep(State& s) {

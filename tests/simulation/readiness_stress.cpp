@@ -242,6 +242,7 @@ int run_all(const Options& options) {
         failures += !is_caught<AddWithoutItsSend>(options, "wrong: R add without its send");
         failures += !is_caught<NoTakingBack>(options, "wrong: R no taking back");
         failures += !is_caught<OwedLeftOwing>(options, "wrong: R owed left owing");
+        failures += !is_caught<CountBeforeTokens>(options, "wrong: R count before tokens");
         failures += !is_caught<ClearThenDrainAllStuffing>(options, "wrong: W clear, then drain all");
         failures += !is_caught<DrainAllThenClearStuffing>(options, "wrong: W drain all, then clear");
     }

@@ -29,6 +29,10 @@ class Engine {
         jitter_random = Random(w_.config.seed * 3 + 1);
         while (!t_.stop && !t_.quit) {
             if (!Steps::begin_turn(s_, std::exchange(b_has_news_, false))) return t_.fail(t_.foreign);
+            // A part of the sweep that must be right whenever it looks; the rest wants a second to have
+            // passed.
+            if (Policy::token_drain == Drain::counted && !Steps::tokens_are_there(s_))
+                return t_.fail(t_.foreign);
             if (tick_due() && !Steps::sweep(s_)) return t_.fail(t_.foreign);
             publish();
             take();

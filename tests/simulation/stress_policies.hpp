@@ -50,5 +50,8 @@ struct ClearThenDrainAllStuffing : Jitter {
 struct DrainAllThenClearStuffing : Jitter {
     static constexpr Drain stuffing_drain = Drain::all_then_clear;
 };
+struct CountBeforeTokens : Jitter {
+    static constexpr bool looks_at_tokens_first = false;
+};
 
 }  // namespace stress
