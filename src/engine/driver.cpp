@@ -67,9 +67,19 @@ void Driver::create_core(Role role, const fabric::PrivateData& peer) {
     own_kind_ = is_own_kind(peer);
     core_settings_ = own_kind_ ? context_.settings->own_kind : context_.settings->stranger;
     core_settings_.send_with_invalidate = endpoint_->limits().send_with_invalidate;
+    if (is_same_fabric(peer, endpoint_->fabric_name())) {
+        endpoint_->peer_is_own_kind();
+        fit_to_wire();
+    }
     core_.emplace(role, core_settings_);
-    if (is_same_fabric(peer, endpoint_->fabric_name())) endpoint_->peer_is_own_kind();
     core_->start(context_.loop->now());
+}
+
+// A fragment that is little more than what the wire carries best is cut down to that.
+void Driver::fit_to_wire() {
+    const uint32_t preferred = endpoint_->limits().preferred_message;
+    if (preferred < core_settings_.max_send_size / 2 || preferred >= core_settings_.max_send_size) return;
+    core_settings_.max_send_size = core_settings_.max_receive_size = preferred / 8 * 8;
 }
 
 Result<void> Driver::start_connect(fabric::Fabric* fabric, const fabric::ConnectParameters& parameters,

@@ -102,6 +102,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     // driver.cpp: life
     Result<void> create_memory(bool accepted, uint32_t face);
     Result<void> register_private_buffers();
+    void fit_to_wire();
     void create_core(connection::Role, const fabric::PrivateData& peer);
     void settle_established();
     void attach_mirror(int b);

@@ -44,9 +44,8 @@ Settings settings_from_environment() {
     // [MS-SMBD] 3.1.4.1 has 120 s; nobody at a prompt waits so long for a peer that says nothing.
     settings.stranger.negotiate_timeout_active = 20'000'000'000;
     settings.own_kind = settings.stranger;
-    // With its headers still one FPDU (RFC 5044: ULPDUs of at most 64768 bytes), which is what the wire
-    // carries best.
-    settings.own_kind.max_send_size = settings.own_kind.max_receive_size = 64'724;
+    // 64 KiB of data with the headers of SMB2 are one message (fit_to_wire() in driver.cpp).
+    settings.own_kind.max_send_size = settings.own_kind.max_receive_size = 64 * 1024 + 1024 + 24;
 
     uint32_t idle_exit = UINT32_MAX;
     read_number("SMBDIRECT_IDLE_EXIT", &idle_exit, 0, 86'400);  // seconds
