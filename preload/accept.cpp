@@ -108,31 +108,44 @@ int give(int accepted, Attachment* attachment, sockaddr* address, socklen_t* len
     return fail_with(error);
 }
 
-int accept_beside(Attachment& listener, int fd, sockaddr* address, socklen_t* length, int flags) {
+// A knock that stands in no table that this thread knows: perhaps engine and monitor are other ones by now,
+// and another process has brought them the listener. Asks for the table that they write to.
+Held listener_of_now(Attachment& listener, int fd) {
+    listener.check_at = 0;
+    look_after_listener(listener, fd);
+    Held now(fd_table.acquire(fd));
+    return now && now->kind == Kind::beside ? std::move(now) : Held();
+}
+
+int accept_beside(Attachment& listener_then, int fd, sockaddr* address, socklen_t* length, int flags) {
+    Held listener(&listener_then);
+    try_hold(&listener_then);
     for (;;) {
         sockaddr_storage peer{};
         socklen_t size;
         const int accepted = accept_real(fd, flags, &peer, &size);
         if (accepted < 0) return accepted;
-        KnockEntry* entry = claim_entry(listener.knocks, peer, size);
+        KnockEntry* entry = claim_entry(listener->knocks, peer, size);
         if (!entry && is_stale_knock(accepted, peer, size)) {
-            raw(SYS_close, accepted);
-            if (is_nonblocking(fd, 0)) return fail_with(EAGAIN);
-            continue;
+            if (Held now = listener_of_now(*listener, fd)) listener = std::move(now);
+            entry = claim_entry(listener->knocks, peer, size);
+            if (!entry) {
+                raw(SYS_close, accepted);
+                continue;
+            }
         }
         if (!entry) {
             fd_table.set(accepted, tcp_settled);
-            look_after_listener(listener, fd);
+            look_after_listener(*listener, fd);
             if (!address || show_address(peer, size, address, length) == 0) return accepted;
             const int error = errno;
             raw(SYS_close, accepted);
             return fail_with(error);
         }
-        if (Attachment* made = take_in(accepted, listener, entry->ticket))
+        if (Attachment* made = take_in(accepted, *listener, entry->ticket))
             return give(accepted, made, address, length);
         fd_table.set(accepted, unknown);
         raw(SYS_close, accepted);
-        if (is_nonblocking(fd, 0)) return fail_with(EAGAIN);
     }
 }
 
@@ -150,7 +163,6 @@ int accept_only(Attachment& listener, int fd, sockaddr* address, socklen_t* leng
             return give(accepted, made, address, length);
         }
         raw(SYS_close, accepted);
-        if (is_nonblocking(fd, 0)) return fail_with(EAGAIN);
     }
 }
 

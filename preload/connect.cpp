@@ -169,7 +169,7 @@ bool revert_to_tcp(Attachment& attachment, int fd) {
     const int fresh = real::socket(domain_of(attachment), SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fresh < 0) return false;
     apply_options(attachment.memory().options, fresh);
-    attachment.memory().abort = 1;
+    attachment.memory().abort.fetch_or(session::abort_by_connect);
     if (attachment.memory().state.load() == ConnectionState::failed) bind_again(attachment, fresh);
     if (!put_under(fd, fresh)) {
         raw(SYS_close, fresh);
@@ -248,7 +248,7 @@ int connect_anew(int fd, const Wish& wish, const sockaddr* address, socklen_t le
         if (!wish.prefer() || stands_in_time(attempt, wish)) return put_in_place(attempt, fd, wish);
         error = {reason_of(*attempt.attachment), memory.error.load()};
         if (memory.state.load() == ConnectionState::connecting) error = {Reason::connect_timeout, ETIMEDOUT};
-        memory.abort = 1;
+        memory.abort.fetch_or(session::abort_by_connect);
         raw(SYS_close, attempt.a);
     }
     if (wish.prefer()) {

@@ -66,6 +66,17 @@ bool FdTable::put(int fd, Attachment* attachment) {
     return true;
 }
 
+bool FdTable::replace(int fd, uintptr_t expected, uintptr_t word) {
+    auto* slot = entry(fd);
+    uintptr_t found = expected;
+    if (slot && slot->compare_exchange_strong(found, word, std::memory_order_acq_rel)) {
+        if (is_attachment(expected)) drop(reinterpret_cast<Attachment*>(expected));
+        return true;
+    }
+    if (is_attachment(word)) drop(reinterpret_cast<Attachment*>(word));
+    return false;
+}
+
 uintptr_t FdTable::take(int fd) {
     if (peek(fd) == unknown) return unknown;
     auto* slot = entry(fd);

@@ -18,6 +18,7 @@ enum Word : uintptr_t {
     tcp = 3,          // a TCP socket made by socket(), in no epoll set
     tcp_watched = 4,  // a TCP socket that may be in an epoll set
     tcp_settled = 5,  // a TCP listener that stays one: asked and answered
+    swapping = 6,     // a TCP socket while connect() or listen() puts something of ours in its place
     last_plain = 15,
 };
 
@@ -34,7 +35,8 @@ class FdTable {
         return chunk ? chunk[index % kChunkEntries].load(std::memory_order_acquire) : unknown;
     }
     static bool is_attachment(uintptr_t word) { return word > last_plain; }
-    // What another look at the number would not find out again: not to be wiped by a child in borrowed memory.
+    // What another look at the number would not find out again: not to be wiped by a child in borrowed
+    // memory.
     static bool is_lasting(uintptr_t word) {
         return is_attachment(word) || word == epoll || word == tcp_settled;
     }
@@ -46,6 +48,9 @@ class FdTable {
     // Hands the caller's reference over to the table. False (and the reference dropped) where there is no
     // room.
     bool put(int fd, Attachment* attachment);
+    // The same, where the entry still is `expected`. A word is free; an attachment's reference is handed
+    // over, and dropped where this fails.
+    bool replace(int fd, uintptr_t expected, uintptr_t word);
     // Takes the entry out and gives its word; of an attachment with the table's reference.
     uintptr_t take(int fd);
     // Calls forget(fd) for each number in the range that is known.

@@ -1,6 +1,7 @@
 // Interposers of the calls that make, copy and close descriptors.
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -105,10 +106,16 @@ HOOK(int, __fcntl, int fd, int command, void* argument) { return do_fcntl(fd, co
 // ---- close
 
 HOOK(int, close, int fd) {
-    if (fd_table.peek(fd) == unknown) [[likely]]
-        return real::close(fd);
+    if (fd_table.peek(fd) == unknown) [[likely]] {
+        const int result = real::close(fd);
+        if (fd_table.peek(fd) != unknown) [[unlikely]]
+            forget_if_stale(fd);
+        return result;
+    }
     const Held listener = forget(fd);
     const int result = real::close(fd);
+    if (fd_table.peek(fd) != unknown) [[unlikely]]
+        forget_if_stale(fd);
     if (listener) forget_listener(*listener);
     return result;
 }
@@ -126,8 +133,28 @@ HOOK(void, closefrom, int first) {
 
 // ---- epoll
 
+bool may_be_swapped(uintptr_t word) { return word == tcp || word == tcp_watched || word == swapping; }
+
+// What was added may have been the TCP socket that connect() in another thread has just replaced, or is about
+// to replace: whether that one has replayed this registration or come too early to see it, there is one then.
+int add_to_successor(int epoll_fd, int fd, epoll_event* event, uintptr_t before) {
+    uintptr_t now = fd_table.peek(fd);
+    constexpr int kPatience = 10'000;  // some system calls; for ever in a signal handler that came in between
+    for (int i = 0; now == swapping && i < kPatience; ++i, now = fd_table.peek(fd)) sched_yield();
+    if (now == before || !FdTable::is_attachment(now)) return 0;
+    const int saved = errno;
+    const int result = real::epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, event);
+    if (result != 0 && errno == EEXIST) return errno = saved, 0;
+    return result;
+}
+
 HOOK(int, epoll_ctl, int epoll_fd, int operation, int fd, epoll_event* event) {
+    uintptr_t before = fd_table.peek(fd);
+    // Before it is in the set, so that connect() in another thread does not overlook it.
+    if (operation == EPOLL_CTL_ADD && before == tcp) fd_table.replace(fd, tcp, tcp_watched);
     int result = real::epoll_ctl(epoll_fd, operation, fd, event);
+    if (operation == EPOLL_CTL_ADD && result == 0 && may_be_swapped(before))
+        result = add_to_successor(epoll_fd, fd, event, before);
     const uintptr_t word = fd_table.peek(fd);
     // Registered with the socket that was here before, and another thread was quicker than the replay.
     if (result != 0 && errno == ENOENT && operation == EPOLL_CTL_MOD && FdTable::is_attachment(word)) {
@@ -136,7 +163,6 @@ HOOK(int, epoll_ctl, int epoll_fd, int operation, int fd, epoll_event* event) {
         if (result != 0) errno = saved;
     }
     if (result == 0 && operation == EPOLL_CTL_ADD && word != foreign) {
-        if (word == tcp) fd_table.set(fd, tcp_watched);
         if (fd_table.peek(epoll_fd) != epoll) fd_table.set(epoll_fd, epoll);
     }
     return result;

@@ -28,7 +28,12 @@ Held forget(int fd) {
     if (ours->kind == Kind::connection) {
         auto& options = ours->memory().options;
         // SO_LINGER {1, 0}: a reset. The engine looks at this when the last holder of the descriptor is gone.
-        if (options.linger_on && options.linger_seconds == 0) ours->memory().abort = 1;
+        const bool resets = options.linger_on && options.linger_seconds == 0;
+        auto& abort = ours->memory().abort;
+        if (resets)
+            abort.fetch_or(session::abort_by_linger);
+        else
+            abort.fetch_and(~uint32_t{session::abort_by_linger});
     }
     if (tracing()) trace(0, ours->id(), fd, "close");
     errno = saved;

@@ -43,6 +43,22 @@ Unix kind_of_unix_socket(int fd, uint64_t* listener_id) {
     return made_by_the_engine(fd) ? Unix::connection : Unix::foreign;
 }
 
+// Whether the number is A of this connection. (What stands for a connection of an engine that is gone has no
+// id.)
+bool belongs_to(int fd, const Attachment& attachment) {
+    sockaddr_un name{};
+    socklen_t length;
+    uint64_t connection = 0;
+    if (attachment.id() == 0) return true;
+    if (own_name(fd, &name, &length) &&
+        session::parse_mirror_name(name, length, nullptr, &connection, nullptr))
+        return connection == attachment.id();
+    length = sizeof name;
+    return real::getpeername(fd, reinterpret_cast<sockaddr*>(&name), &length) == 0 &&
+           session::parse_mirror_name(name, length, nullptr, &connection, nullptr) &&
+           connection == attachment.id();
+}
+
 Attachment* attach_listener(int fd, uint64_t listener_id) {
     Attachment* listener = make_attachment(Kind::only_listener, 6);
     if (!listener) return nullptr;
@@ -68,9 +84,17 @@ Attachment* attach_listener(int fd, uint64_t listener_id) {
     return listener;
 }
 
+// Another thread may have closed the number since it was looked at, and made something else of it.
 uintptr_t enter(int fd, Attachment* attachment) {
-    if (!attachment || !fd_table.put(fd, attachment)) return foreign;
+    if (!attachment) return foreign;
+    fd_table.replace(fd, unknown, reinterpret_cast<uintptr_t>(attachment));
+    forget_if_stale(fd);
     return fd_table.peek(fd);
+}
+
+uintptr_t enter(int fd, Word word) {
+    fd_table.replace(fd, unknown, word);
+    return word;
 }
 
 uintptr_t recognise_unix(int fd) {
@@ -85,11 +109,25 @@ uintptr_t recognise_unix(int fd) {
         case Unix::foreign:
             break;
     }
-    fd_table.set(fd, foreign);
-    return foreign;
+    return enter(fd, foreign);
 }
 
 }  // namespace
+
+void forget_if_stale(int fd) {
+    const uintptr_t word = fd_table.peek(fd);
+    if (!FdTable::is_attachment(word)) return;
+    const int saved = errno;
+    int domain = 0;
+    socklen_t length = sizeof domain;
+    const Held entered(fd_table.acquire(fd));
+    const bool is_mirror =
+        entered && (entered->kind == Kind::connection || entered->kind == Kind::only_listener);
+    if (is_mirror && (real::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0 ||
+                      domain != AF_UNIX || (entered->kind == Kind::connection && !belongs_to(fd, *entered))))
+        fd_table.replace(fd, word, unknown);
+    errno = saved;
+}
 
 int socket_value(int fd, int level, int option) {
     int value = -1;
@@ -143,12 +181,11 @@ uintptr_t recognise(int fd) {
         if (errno == EBADF)
             word = unknown;
         else
-            fd_table.set(fd, foreign);
+            enter(fd, foreign);
     } else if (domain == AF_UNIX) {
         word = recognise_unix(fd);
     } else {
-        word = domain == AF_INET || domain == AF_INET6 ? tcp_watched : foreign;
-        fd_table.set(fd, static_cast<Word>(word));
+        word = enter(fd, domain == AF_INET || domain == AF_INET6 ? tcp_watched : foreign);
     }
     errno = saved;
     return word;

@@ -10,6 +10,10 @@ namespace smbdirect::preload {
 // Looks at the socket, and enters into the table what it is. Preserves errno. Gives the new word.
 uintptr_t recognise(int fd);
 
+// Takes an attachment out of the table again if the number is no longer what it stands for: where close() in
+// one thread met recognise() in another.
+void forget_if_stale(int fd);
+
 // True for a number that is known not to be ours: what every interposer asks first.
 inline bool is_plain(int fd) {
     const uintptr_t word = fd_table.peek(fd);

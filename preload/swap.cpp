@@ -58,9 +58,10 @@ void collect_from(int epoll, int fd, Registrations* found) {
 }
 
 void collect(int fd, Registrations* found) {
-    const uintptr_t word = fd_table.peek(fd);
-    if (word == tcp)
-        return;  // made by socket() and never added anywhere: the usual case, and it costs nothing
+    // Whoever adds it to a set from here on looks once more afterwards (epoll_ctl). Made by socket() and
+    // never added anywhere is the usual case, and costs nothing.
+    if (fd_table.replace(fd, tcp, swapping)) return;
+    fd_table.replace(fd, tcp_watched, swapping);
     fd_table.for_each_known(0, FdTable::kChunks * FdTable::kChunkEntries - 1, [&](int other) {
         if (fd_table.peek(other) == epoll) collect_from(other, fd, found);
     });
@@ -100,6 +101,7 @@ bool put_under(int fd, int other) {
             trace(1, 0, fd, "cannot replay the registration in epoll %d: %s", one.epoll, errno_name(errno));
     }
     if (!put) {
+        fd_table.replace(fd, swapping, tcp_watched);
         errno = error;
         return false;
     }

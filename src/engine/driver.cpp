@@ -202,7 +202,8 @@ bool Driver::stream_is_cut_off() {
 void Driver::on_timer() {
     timer_ = 0;
     if (finished_ || !core_ || peer_gone_) return;
-    core_->on_timer(context_.loop->now());
+    take_completions();  // what came while this process stood still is judged before the time that has passed
+    if (!finished_ && !disconnecting_ && !core_->termination()) core_->on_timer(context_.loop->now());
     turn();
 }
 

@@ -32,6 +32,10 @@ enum class End : uint32_t {
     reset = 2,    // `error` once, then 0; sending gives EPIPE
 };
 
+enum AbortBits : uint32_t {
+    abort_by_linger = 1,   // the latest close() was under SO_LINGER {1, 0}
+    abort_by_connect = 2,  // connect() took the number for something else
+};
 enum ShutdownBits : uint32_t {
     shutdown_read = 1,
     shutdown_write = 2,
@@ -91,7 +95,7 @@ struct ConnectionMemory {
     std::atomic<uint32_t> max_fragmented_send_size;  // the peer's MaxFragmentedSize; 0 until established
     // ---- written by the library, looked at by the engine after a doorbell
     std::atomic<uint32_t> shutdown;  // ShutdownBits
-    std::atomic<uint32_t> abort;     // 1: SO_LINGER {1,0} and the last close: reset the peer
+    std::atomic<uint32_t> abort;     // AbortBits: with the last close the peer is reset
 
     // ---- transmit: bytes of the program's stream. Protocol W of the readiness mirror (readiness.hpp)
     alignas(64) std::atomic<uint64_t> transmit_head;  // library, under transmit_lock

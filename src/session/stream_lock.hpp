@@ -9,8 +9,14 @@ namespace smbdirect::session {
 
 inline constexpr int kRecoveryWaitMs = 10'000;
 
-// B is closed, or shut down both ways: nobody will ever read or write there again.
-inline bool mirror_hung_up(int a) { return (raw::poll_one(a, 0, 0) & (POLLHUP | POLLERR | POLLNVAL)) != 0; }
+// B is closed, or shut down both ways: nobody will ever read or write there again. Only what is A still can
+// tell: another thread may have closed the number under this call, and it may be a socket of TCP by now.
+inline bool mirror_hung_up(int a) {
+    if ((raw::poll_one(a, 0, 0) & (POLLHUP | POLLERR)) == 0) return false;
+    int domain = 0;
+    socklen_t size = sizeof domain;
+    return raw::get_option(a, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_UNIX;
+}
 
 // Rings whatever `armed` says: where the one who took `armed` may have died before it rang.
 void ring_counted(ConnectionMemory&, int a);

@@ -126,12 +126,19 @@ class Receiver {
             m_.receive_tail.store(tail, std::memory_order_seq_cst);
             if (position > 0) store_position(tail, position);
             std::atomic_thread_fence(std::memory_order_seq_cst);
-            if (tail >= m_.return_mark.load(std::memory_order_seq_cst) &&
-                m_.return_mark.exchange(UINT64_MAX, std::memory_order_seq_cst) != UINT64_MAX)
-                wake_engine(m_, a_);
+            look_at_mark(tail);
         }
         tail_ = tail;
         position_ = position;
+    }
+
+    // Takes the mark that it looked at and no other: the engine may have set a later one meanwhile.
+    void look_at_mark(uint64_t tail) {
+        uint64_t mark = m_.return_mark.load(std::memory_order_seq_cst);
+        Policy::step();
+        while (mark != UINT64_MAX && tail >= mark)
+            if (m_.return_mark.compare_exchange_weak(mark, UINT64_MAX, std::memory_order_seq_cst))
+                return wake_engine(m_, a_);
     }
 
     void store_position(uint64_t tail, uint32_t position) {

@@ -191,11 +191,12 @@ std::vector<Config> right_ones(const Options& options) {
         make("level, 1 and 1", false, 1, 1),      make("edge, 1 and 1", true, 1, 1),
         make("level, 3 and 2", false, 3, 2),      make("edge, 2 and 3", true, 2, 3),
         make("select and read", false, 1, 1),     make("doorbells only, level", false, 1, 1),
-        make("doorbells only, edge", true, 2, 2), make("killed, level", false, 2, 2),
-        make("killed, edge", true, 2, 2)};
+        make("doorbells only, edge", true, 2, 2), make("starved", false, 1, 1),
+        make("killed, level", false, 2, 2),       make("killed, edge", true, 2, 2)};
     all[4].use_select = true;
-    all[5].paced = all[6].paced = false;
-    all[7].kill = all[8].kill = true;
+    all[5].paced = all[6].paced = all[7].paced = false;
+    all[7].starved = true;
+    all[8].kill = all[9].kill = true;
     for (Config& config : all) {
         config.forked = !options.threads;
         config.seed = options.seed + static_cast<uint64_t>(&config - all.data());
@@ -203,7 +204,7 @@ std::vector<Config> right_ones(const Options& options) {
         config.bytes = options.is_long ? 2'000'000'000 : 40'000'000;
         config.most_seconds = options.is_long ? 120 : 5;
     }
-    if (options.threads) all.resize(7);  // a thread cannot be killed alone
+    if (options.threads) all.resize(8);  // a thread cannot be killed alone
     return all;
 }
 

@@ -49,7 +49,7 @@ class Engine {
     uint64_t budget_in_all() const { return t_.time_up ? published_ : w_.config.items; }
 
     uint64_t budget() const {
-        if (w_.config.paced || t_.send_done) return budget_in_all();
+        if (w_.config.paced || w_.config.starved || t_.send_done) return budget_in_all();
         return std::min(budget_in_all(), 8 + s_.transmit_tail / 64);
     }
 
@@ -65,10 +65,30 @@ class Engine {
             return;
         }
         uint64_t burst = random_.one_in(4) ? 1 + random_.below(8) : 1;
+        if (w_.config.starved) {
+            if (wanted <= space)
+                burst = wanted;
+            else
+                return publish_starved(tail, space);
+        }
         uint64_t head = s_.receive_head;
         for (uint64_t n = std::min({space, wanted, burst}); n > 0; --n) write_descriptor(head++);
         published_ = head;
         Steps::announce(s_, head, offset_);
+    }
+
+    // As the driver does it with slots: each turn that leaves something unposted asks for half of what is
+    // out.
+    void publish_starved(uint64_t tail, uint64_t space) {
+        ++t_.full_receive_ring;
+        if (space >= kRingEntries / 2) {
+            uint64_t head = s_.receive_head;
+            for (; space > 0; --space) write_descriptor(head++);
+            published_ = head;
+            Steps::announce(s_, head, offset_);
+        }
+        s_.return_mark = tail + (s_.receive_head - tail + 1) / 2;
+        w_.memory().return_mark.store(s_.return_mark, std::memory_order_seq_cst);
     }
 
     void write_descriptor(uint64_t index) {

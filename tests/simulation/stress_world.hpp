@@ -30,6 +30,7 @@ struct Config {
     bool forked = true;  // processes, not threads
     bool paced = true;   // the engine has a clock of its own; else nothing but doorbells wakes it
     bool kill = false;
+    bool starved = false;         // the ring is always full: the engine waits for half of it to come back
     uint64_t items = 200'000;     // descriptors to receive
     uint64_t bytes = 20'000'000;  // to send
     uint32_t transmit_size = 4096;

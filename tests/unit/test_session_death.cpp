@@ -104,6 +104,32 @@ TEST_CASE("a reader is killed") {
     check_clean(bench);
 }
 
+TEST_CASE("who recovers the reader's lock is killed as well, while the engine holds still") {
+    Bench bench;
+    ConnectionMemory& m = *bench.view.memory;
+    bench.publish("first", false, 0);
+    die_doing([&] { pthread_mutex_lock(&m.receive_lock); });
+    {
+        Engine engine(bench);
+        die_doing([&] {
+            pthread_mutex_lock(&m.receive_lock);
+            m.receive_recovery_ack = 0;
+            m.receive_recovery_request = 1;
+            ring_doorbell(bench.view, bench.pair.a);
+            while (m.receive_recovery_ack == 0) ::usleep(1000);
+            char tokens[64];
+            while (raw::receive(bench.pair.a, tokens, sizeof tokens) > 0) {
+            }
+        });
+        CHECK((wait_for_mask(bench, POLLIN) & POLLIN) != 0);
+        CHECK(bench.receive(100) == "first");
+        CHECK(bench.receive(100) == "EAGAIN");
+        ::usleep(50'000);
+        CHECK(engine.ours);
+    }
+    check_clean(bench);
+}
+
 TEST_CASE("a writer is killed") {
     Bench bench({4096, 16, 65536});
     ConnectionMemory& m = *bench.view.memory;

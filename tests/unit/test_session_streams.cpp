@@ -1,5 +1,10 @@
 // The library's stream functions and the engine's mirror against each other, in one thread: no race, just the
 // rules.
+#include <netinet/in.h>
+
+#include <functional>
+
+#include "session/stream_protocol.hpp"
 #include "session_bench.hpp"
 
 using namespace smbdirect;
@@ -104,6 +109,62 @@ TEST_CASE("the engine is rung when the receive ring is given back far enough") {
     bench.mirror.request_return_at(3);  // reached already
     CHECK(bench.mirror.end_turn());
     CHECK_FALSE(bench.mirror.end_turn());
+}
+
+namespace {
+
+// The protocol with something in between two of its steps.
+struct Interrupted : Correct {
+    static inline std::function<void()> by;
+    static void step() {
+        if (by) by();
+    }
+};
+
+}  // namespace
+
+TEST_CASE("a mark that the engine sets while an earlier one is being taken is not erased with it") {
+    Bench bench;
+    for (int i = 0; i < 12; ++i) bench.publish("ab", false, 0);
+    bench.mirror.request_return_at(4);
+    CHECK_FALSE(bench.mirror.end_turn());
+    ConnectionMemory& m = *bench.view.memory;
+    int turns = 0;
+    Interrupted::by = [&] {  // woken by the fabric just after the reader has seen that it reached the mark
+        if (m.receive_tail != 4 || turns++ != 0) return;
+        CHECK(bench.mirror.begin_turn());
+        bench.mirror.request_return_at(8);
+        CHECK_FALSE(bench.mirror.end_turn());
+    };
+    char buffer[8];
+    iovec iov{buffer, sizeof buffer};
+    Cursor to(&iov, 1);
+    CHECK(Receiver<Interrupted>(bench.view, bench.pair.a).receive(to).bytes == 8);
+    Interrupted::by = nullptr;
+    CHECK(turns > 0);
+    CHECK(m.return_mark == 8);
+    const uint32_t before = bench.in_b();
+    bench.receive(8);
+    CHECK(bench.in_b() == before + 1);
+}
+
+TEST_CASE("a number that another thread has closed tells nothing about the connection") {
+    Bench bench;
+    int number = ::dup(bench.pair.a);
+    ::close(number);
+    SECTION("and nobody has opened anything since") {}
+    SECTION("and it is a socket of TCP by now, which hangs up as long as it is not connected") {
+        REQUIRE(::socket(AF_INET, SOCK_STREAM, 0) == number);
+    }
+    char buffer[8];
+    iovec iov{buffer, sizeof buffer};
+    CHECK(stream_receive(bench.view, number, &iov, 1, false).error == EAGAIN);
+    CHECK(stream_state(bench.view, number) == ConnectionState::established);
+    CHECK(take_error(bench.view, number) == 0);
+    bench.publish("still here", false, 0);
+    CHECK(bench.receive(100) == "still here");
+    CHECK(bench.send("yes") == 3);
+    ::close(number);
 }
 
 TEST_CASE("bytes that nobody announced are found") {

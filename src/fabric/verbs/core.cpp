@@ -151,6 +151,7 @@ void Device::fill_gap_of_siw() {
 }
 
 void Device::on_ready(uint32_t) {
+    const auto self = shared_from_this();  // the last one who uses it may let go while it tells of an event
     take_cq_events();
     take_async_events();
 }

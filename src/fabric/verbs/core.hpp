@@ -58,7 +58,7 @@ class QueuePairOwner {
 class Core;
 
 // An opened device: its completion channel, its asynchronous events, and who uses it.
-class Device final : private Watcher {
+class Device final : public std::enable_shared_from_this<Device>, private Watcher {
   public:
     Device(Core& core, ibv_context* context);
     ~Device();
