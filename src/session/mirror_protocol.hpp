@@ -263,13 +263,12 @@ struct MirrorSteps {
     }
 
     // ------------------------------------------------------------ after a death
-    // The first word of a robust mutex is its futex; the kernel sets the bit when the owner's thread goes.
-    // Who recovers owns it, and the bit stays until that is done.
-    static unsigned futex_of(const pthread_mutex_t& lock) {
-        return __atomic_load_n(reinterpret_cast<const unsigned*>(&lock), __ATOMIC_RELAXED);
+    // The first word of a robust mutex is its futex; the kernel sets the bit when the owner's thread goes,
+    // and whoever locks it next, to recover, clears it.
+    static bool owner_died(const pthread_mutex_t& lock) {
+        auto* word = reinterpret_cast<const int*>(&lock);
+        return (__atomic_load_n(word, __ATOMIC_RELAXED) & FUTEX_OWNER_DIED) != 0;
     }
-    static bool owner_died(const pthread_mutex_t& lock) { return (futex_of(lock) & FUTEX_OWNER_DIED) != 0; }
-    static bool is_free(const pthread_mutex_t& lock) { return (futex_of(lock) & FUTEX_TID_MASK) == 0; }
 
     // A token is counted before it is sent, and taken off the count before it is received: so if none is in
     // A's queue and some are counted still, somebody received them who does not count. In this order: a
@@ -290,10 +289,11 @@ struct MirrorSteps {
         ConnectionMemory& m = *s.view.memory;
         if (s.b < 0) return true;
         if (Policy::token_drain == Drain::counted && !tokens_are_there(s)) return false;
-        const bool nobody_recovers = !s.receive_quiet || is_free(m.receive_lock);
-        if (!s.ended && nobody_recovers && owner_died(m.receive_lock) && !receive_ring_is_empty(s) &&
+        // h0: whoever wakes finds EOWNERDEAD and data. In a quiet phase as well, whose recoverer has died
+        // then: the next one begins anew, and is acknowledged after this.
+        if (!s.ended && owner_died(m.receive_lock) && !receive_ring_is_empty(s) &&
             m.tokens.load() < kMostTokens)
-            send_token(s);  // h0: whoever wakes finds EOWNERDEAD and data
+            send_token(s);
         if (s.debt > 0 && s.debt == s.debt_at_nudge && raw::queued(s.b) <= 1) {
             // Announced a whole tick ago and never sent: the one who would have sent it is dead (or stopped:
             // slack).
