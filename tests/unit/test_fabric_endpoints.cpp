@@ -420,3 +420,23 @@ TEST_CASE("more reads than the peer serves at once wait their turn") {
         CHECK(std::memcmp(&sink.bytes[i * size], remote.bytes.data(), size) == 0);
     }
 }
+
+TEST_CASE("what is posted behind a read completes behind it, and the data are there by then") {
+    Pair pair(each_fabric());
+    REQUIRE(pair.connect());
+    const size_t size = 8'000'000;
+    Memory remote(*pair.server.endpoint, size, access_remote_read), message(*pair.server.endpoint, 100),
+        sink(*pair.client.endpoint, size, access_read_sink);
+    remote.fill(11);
+    for (uint64_t i = 0; i < 3; ++i) REQUIRE(pair.server.receive(i, {message.sge()}));
+    std::optional<bool> whole;  // when the first completion was told
+    pair.client.after_completions = [&] {
+        if (!whole && !pair.client.completions.empty()) whole = sink.bytes == remote.bytes;
+    };
+    REQUIRE(pair.client.remote(Opcode::rdma_read, 0, sink.sge(), remote.region));
+    for (uint64_t i = 1; i < 4; ++i) REQUIRE(pair.client.send(i, {}));
+    pair.client->flush();
+    REQUIRE(pair.until([&] { return pair.client.completions.size() == 4; }));
+    for (uint64_t i = 0; i < 4; ++i) CHECK(pair.client.completions[i].wr_id == i);
+    CHECK(whole == true);
+}

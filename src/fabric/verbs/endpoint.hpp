@@ -48,7 +48,8 @@ class VerbsEndpoint final : public Endpoint, private CmHandler, private DeviceUs
         uint64_t wr_id;
         Opcode opcode;
         uint32_t length;
-        bool is_reset = false;  // ours, of abort()
+        bool is_reset = false;                  // ours, of abort()
+        std::optional<ibv_wc> completion = {};  // came while an earlier request is still under way
     };
     static constexpr size_t kMostSges = 4, kBatch = 32;
 
@@ -75,6 +76,7 @@ class VerbsEndpoint final : public Endpoint, private CmHandler, private DeviceUs
     bool post_batch();
     void take_hardware_completions();
     void take(const ibv_wc& completion);
+    void complete(const Posted& posted, const ibv_wc& completion);
     bool post_reset();
     void on_flushed();
     void on_bad_completion(const ibv_wc& completion, Opcode opcode);
@@ -104,6 +106,7 @@ class VerbsEndpoint final : public Endpoint, private CmHandler, private DeviceUs
     std::array<std::array<ibv_sge, kMostSges>, kBatch> batch_sges_{};
 
     std::deque<Posted> sends_, receives_;
+    uint64_t next_send_ = 0;  // number of the next send request; the last in sends_ has the one before
     std::deque<Completion> completed_;
     uint64_t bytes_outstanding_ = 0;
 };

@@ -8,8 +8,7 @@
 namespace smbdirect::fabric::verbs {
 namespace {
 
-constexpr uint64_t kSendWork = 0,
-                   kReceiveWork = 1;  // the queues keep order, so this is all that must be told
+constexpr uint64_t kReceiveWork = UINT64_MAX;  // receives complete in order; sends have their number
 
 ibv_wr_opcode hardware_opcode(Opcode opcode) {
     switch (opcode) {
@@ -141,7 +140,7 @@ Result<void> VerbsEndpoint::post_send(const SendRequest& request) {
     auto& list = batch_sges_[batched_];
     auto& work = batch_[batched_];
     work = {};
-    work.wr_id = kSendWork;
+    work.wr_id = next_send_++;
     work.opcode = hardware_opcode(request.opcode);
     work.sg_list = list.data();
     work.num_sge = static_cast<int>(fill(request.sges, list));
@@ -166,10 +165,11 @@ void VerbsEndpoint::flush() { post_batch(); }
 bool VerbsEndpoint::post_reset() {
     if (phase_ == Phase::dead || sends_.size() >= limits_.max_send_wr || !post_batch()) return false;
     ibv_send_wr work{}, *bad = nullptr;
-    work.wr_id = kSendWork;
+    work.wr_id = next_send_;
     work.opcode = IBV_WR_SEND;
     work.send_flags = IBV_SEND_SIGNALED;
     if (ibv_post_send(resources_->queue_pair(), &work, &bad) != 0) return false;
+    ++next_send_;
     sends_.push_back({.wr_id = 0, .opcode = Opcode::send, .length = 0, .is_reset = true});
     return true;
 }
@@ -241,11 +241,28 @@ void VerbsEndpoint::take_hardware_completions() {
     if (phase_ == Phase::closing && sends_.empty()) disconnect_now();
 }
 
+// What was flushed already, by us, is in no queue any more.
 void VerbsEndpoint::take(const ibv_wc& completion) {
-    auto& queue = completion.wr_id == kReceiveWork ? receives_ : sends_;
-    if (queue.empty()) return;  // flushed already, by us
-    const Posted posted = queue.front();
-    queue.pop_front();
+    if (completion.wr_id == kReceiveWork) {
+        if (receives_.empty()) return;
+        const Posted posted = receives_.front();
+        receives_.pop_front();
+        return complete(posted, completion);
+    }
+    const uint64_t place = completion.wr_id - (next_send_ - sends_.size());
+    if (place >= sends_.size()) return;
+    sends_[place].completion = completion;
+    // RFC 5040 5.5 and InfiniBand have completions in the order of the requests. siw does not: a Send that
+    // was posted behind an RDMA Read completes when it is sent, and the data of the Read are still on their
+    // way then.
+    while (!sends_.empty() && sends_.front().completion) {
+        const Posted posted = sends_.front();
+        sends_.pop_front();
+        complete(posted, *posted.completion);
+    }
+}
+
+void VerbsEndpoint::complete(const Posted& posted, const ibv_wc& completion) {
     if (posted.opcode != Opcode::receive) bytes_outstanding_ -= posted.length;
     if (posted.is_reset) return;
     Completion out{.wr_id = posted.wr_id, .opcode = posted.opcode, .status = status_of(completion.status)};
@@ -300,7 +317,9 @@ void VerbsEndpoint::flush_outstanding() {
         for (const Posted& posted : *queue)
             if (!posted.is_reset)
                 completed_.push_back(
-                    {.wr_id = posted.wr_id, .opcode = posted.opcode, .status = Status::flushed});
+                    {.wr_id = posted.wr_id,
+                     .opcode = posted.opcode,
+                     .status = posted.completion ? status_of(posted.completion->status) : Status::flushed});
         queue->clear();
     }
     bytes_outstanding_ = 0;
