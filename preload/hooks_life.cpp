@@ -106,13 +106,9 @@ HOOK(int, __fcntl, int fd, int command, void* argument) { return do_fcntl(fd, co
 // ---- close
 
 HOOK(int, close, int fd) {
-    if (fd_table.peek(fd) == unknown) [[likely]] {
-        const int result = real::close(fd);
-        if (fd_table.peek(fd) != unknown) [[unlikely]]
-            forget_if_stale(fd);
-        return result;
-    }
-    const Held listener = forget(fd);
+    Held listener;
+    if (fd_table.peek(fd) != unknown) [[unlikely]]
+        listener = forget(fd);
     const int result = real::close(fd);
     if (fd_table.peek(fd) != unknown) [[unlikely]]
         forget_if_stale(fd);
@@ -149,7 +145,7 @@ int add_to_successor(int epoll_fd, int fd, epoll_event* event, uintptr_t before)
 }
 
 HOOK(int, epoll_ctl, int epoll_fd, int operation, int fd, epoll_event* event) {
-    uintptr_t before = fd_table.peek(fd);
+    const uintptr_t before = fd_table.peek(fd);
     // Before it is in the set, so that connect() in another thread does not overlook it.
     if (operation == EPOLL_CTL_ADD && before == tcp) fd_table.replace(fd, tcp, tcp_watched);
     int result = real::epoll_ctl(epoll_fd, operation, fd, event);
@@ -162,9 +158,8 @@ HOOK(int, epoll_ctl, int epoll_fd, int operation, int fd, epoll_event* event) {
         result = real::epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, event);
         if (result != 0) errno = saved;
     }
-    if (result == 0 && operation == EPOLL_CTL_ADD && word != foreign) {
-        if (fd_table.peek(epoll_fd) != epoll) fd_table.set(epoll_fd, epoll);
-    }
+    if (result == 0 && operation == EPOLL_CTL_ADD && word != foreign && fd_table.peek(epoll_fd) != epoll)
+        fd_table.set(epoll_fd, epoll);
     return result;
 }
 

@@ -186,6 +186,7 @@ engine_pids() {
         esac
     done
 } 2>/dev/null
+no_engine() { [ -z "$(engine_pids)" ]; }
 
 stop_engine() {
     [ -x "$engine" ] || return 0

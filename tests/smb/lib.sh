@@ -114,7 +114,6 @@ end() {
 # Replaced by who adds to these tests: tests/lab/lib.sh.
 also_at_end() { :; }
 also_tell() { :; }
-no_engine() { [ -z "$(engine_pids)" ]; }
 tell_the_story() {
     local file
     for file in "$test_dir"/smbd*.out "$test_dir"/*/smbd*.out "$test_dir"/trace/*; do
