@@ -78,7 +78,7 @@ unpack() {  # DIRECTORY PACKAGE...
     for package; do dpkg -x "$work/deb/$package"_*.deb "$directory"; done
 }
 field() {  # PACKAGE FIELD
-    apt-cache "${apt_options[@]}" ${kernel_suite:+-o "APT::Default-Release=$kernel_suite"} show --no-all-versions "$1" | sed -n "s/^$2: //p" | head -n 1
+    apt-cache "${apt_options[@]}" ${kernel_suite:+-o "APT::Default-Release=$kernel_suite"} show --no-all-versions "$1" | awk -v field="$2: " 'index($0, field) == 1 && !found++ { print substr($0, length(field) + 1) }'
 }
 # The packages that one depends on and that belong to the same kernel.
 kernel_packages() {  # PACKAGE PATTERN
@@ -129,7 +129,7 @@ kernel_from_packages() {  # RELEASE MADE
 # The kernel and those modules of it that a guest without hardware can use.
 install_kernel() {  # TREE RELEASE MADE
     local tree=$1 release=$2 made=$3 modules file
-    modules=$(find "$tree" -path "*/lib/modules/$release" -type d | head -n 1)
+    modules=$(find "$tree" -path "*/lib/modules/$release" -type d -print -quit)
     # Since Linux 7 they lie beside the modules.
     for file in vmlinuz config; do
         if [ -e "$tree/boot/$file-$release" ]; then cp "$tree/boot/$file-$release" "$made/$file"; else cp "$modules/$file" "$made/$file"; fi
@@ -219,7 +219,7 @@ run_foreign_tools() {  # KBUILD
             fetch "${packages[@]/%//${kernel_suite%-backports}}" || die "the libraries of the kernel's build tools cannot be fetched"
             unpack "$libraries" "${packages[@]}"
         fi
-        loader=$(find "$libraries" -name 'ld-linux-x86-64.so.2' | head -n 1)
+        loader=$(find "$libraries" -name 'ld-linux-x86-64.so.2' -print -quit)
         mv "$tool" "$tool.foreign"
         printf '#!/bin/sh\nexec %s --library-path %s %s "$@"\n' "$loader" \
             "$libraries/usr/lib/x86_64-linux-gnu:$libraries/lib/x86_64-linux-gnu" "$tool.foreign" >"$tool"
