@@ -311,9 +311,11 @@ int tcp_state(const Attachment& attachment) {
             return shut ? TCP_FIN_WAIT2 : TCP_ESTABLISHED;
         case session::End::orderly:
             if (!shut) return TCP_CLOSE_WAIT;
-            // The end that follows our own is the wire's, which has no half of it: the peer may not have said
-            // a word.
-            if (!(shutdown & session::shutdown_after_end)) return TCP_FIN_WAIT2;
+            // Where there is no half-close, the end that follows our own is the wire's: the peer may not have
+            // said a word.
+            if (!(shutdown & session::shutdown_after_end))
+                return memory.half_close.load() && !(shutdown & session::shutdown_read) ? TCP_CLOSE
+                                                                                        : TCP_FIN_WAIT2;
             return session::stream_unsent(attachment.view) ? TCP_LAST_ACK : TCP_CLOSE;
         case session::End::reset:
             break;

@@ -41,6 +41,7 @@ struct Settings {
     Nanoseconds keepalive_interval = 150'000'000'000;
     Nanoseconds keepalive_answer = 30'000'000'000;
     bool send_with_invalidate = true;  // the fabric can
+    bool half_close = false;           // the peer knows wire::kSmbdEndOfStream
 };
 
 struct Negotiated {
@@ -73,6 +74,7 @@ struct Delivery {
     bool first_fragment = false;
     uint32_t message_length = 0;  // of the whole upper-layer message; valid with first_fragment
     bool last_fragment = false;
+    bool end_of_stream = false;  // the peer sends no more data
     std::optional<uint32_t> invalidated_token;  // goes up with the last fragment [MS-SMBD] 3.1.5.8
     uint16_t credits_granted = 0, flags = 0;    // for the trace
     uint32_t remaining_data_length = 0;
@@ -143,6 +145,13 @@ class Connection {
                                   std::optional<uint32_t> invalidate_token);
     void on_available(uint32_t available);  // total bytes of the announced message that are there
     bool message_announced() const;         // and not yet wholly handed out
+    // What is there goes even where it does not fill a fragment, this once; nothing is held back.
+    void push();
+    uint32_t held_back() const;  // bytes that are there and wait for the rest of their fragment, or for credits
+    // Where the peer knows it (Settings::half_close): after all that is there the end of our stream goes, in
+    // the middle of a message as well. Nothing may be announced after it.
+    void end_stream();
+    bool stream_end_sent() const;
     // The next message to post, if any may go now: negotiation, fragment, grant, keep-alive or answer.
     std::optional<OutgoingMessage> next_message(Nanoseconds now);
 
@@ -178,6 +187,7 @@ class Connection {
     }  // credits of the peer, those in flight included
     bool grant_due() const;
     bool must_send() const;
+    bool is_pushed() const { return pushed_ || ending_; }
     void on_idle(Nanoseconds now);
     void count_stall();
     OutgoingMessage emit(uint32_t payload, Nanoseconds now);
@@ -188,6 +198,7 @@ class Connection {
     bool answer_due_ = false;  // SendImmediate [MS-SMBD] 3.1.1.1: the peer asked for a sign of life
     bool probe_due_ = false;   // a keep-alive without RESPONSE_REQUESTED, see peer_starved()
     bool stalled_ = false;     // the present wait was counted
+    bool pushed_ = false, ending_ = false, end_sent_ = false;  // see push(), end_stream()
     uint16_t credits_requested_ = 1;
     uint32_t send_credits_ = 0;  // SendCredits; saturates
     uint32_t posted_ = 0;        // receives posted and not consumed
@@ -206,6 +217,7 @@ class Connection {
     // Receiving.
     uint32_t receive_left_ = 0;  // FragmentReassemblyRemaining; > 0 inside a sequence
     std::optional<uint32_t> invalidated_token_;
+    bool peer_ended_ = false;  // its stream
 
     // Life.
     Role role_;

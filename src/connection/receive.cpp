@@ -48,6 +48,9 @@ Result<Delivery> Connection::on_data_transfer(std::span<const std::byte> bytes, 
     counters_.credits_received += header->credits_granted;
     set_target(header->credits_requested);
     if (header->flags & wire::kSmbdResponseRequested) answer_due_ = true;  // unknown flags mean nothing
+    const bool ends = settings_.half_close && (header->flags & wire::kSmbdEndOfStream);
+    if (header->data_length != 0 && (ends || peer_ended_)) return violate("data after the end of the stream");
+    peer_ended_ = peer_ended_ || ends;
     // A peer may grant for ever: the counter saturates instead of wrapping.
     send_credits_ = static_cast<uint32_t>(std::min<uint64_t>(
         uint64_t{send_credits_} + header->credits_granted, std::numeric_limits<uint32_t>::max()));
@@ -57,6 +60,7 @@ Result<Delivery> Connection::on_data_transfer(std::span<const std::byte> bytes, 
     delivery.credits_granted = header->credits_granted;
     delivery.flags = header->flags;
     delivery.remaining_data_length = header->remaining_data_length;
+    delivery.end_of_stream = ends;
     if (header->data_length == 0) {  // also between fragments: some peers do that, and no byte is touched
         counters_.empty_received += 1;
         return delivery;

@@ -13,7 +13,7 @@ using Header = wire::DataTransferHeader;
 
 Result<void> Connection::announce_message(uint32_t length, uint32_t available,
                                           std::optional<uint32_t> invalidate_token) {
-    if (state_ != State::established) return ended();
+    if (state_ != State::established || ending_ || end_sent_) return ended();
     if (message_announced()) return fail(Reason::none, EALREADY);
     if (length == 0) return fail(Reason::none, EINVAL);
     if (length > negotiated_.max_fragmented_send_size) return fail(Reason::message_too_large, EMSGSIZE);
@@ -30,6 +30,16 @@ void Connection::on_available(uint32_t available) {
 
 bool Connection::message_announced() const { return message_length_ != 0; }
 
+uint32_t Connection::held_back() const { return alive() ? message_available_ - message_sent_ : 0; }
+
+void Connection::push() { pushed_ = held_back() != 0; }
+
+void Connection::end_stream() {
+    if (state_ == State::established && settings_.half_close && !end_sent_) ending_ = true;
+}
+
+bool Connection::stream_end_sent() const { return end_sent_; }
+
 // A message made only to grant, not more than once per half window: that is what lets two peers fall silent.
 bool Connection::grant_due() const {
     return grantable_ != 0 && known_to_peer() <= std::max(1U, window() / 2);
@@ -37,7 +47,7 @@ bool Connection::grant_due() const {
 
 // Something must go even where there is no data.
 bool Connection::must_send() const {
-    return answer_due_ || probe_due_ || keepalive_ == Keepalive::pending || grant_due();
+    return answer_due_ || probe_due_ || ending_ || keepalive_ == Keepalive::pending || grant_due();
 }
 
 std::optional<OutgoingMessage> Connection::next_message(Nanoseconds now) {
@@ -49,8 +59,8 @@ std::optional<OutgoingMessage> Connection::next_message(Nanoseconds now) {
     uint32_t payload = 0;
     if (ready == left && left != 0) {
         payload = std::min(left, fragment_size_);
-    } else if (ready >= fragment_size_ + kHeldBack) {
-        payload = fragment_size_;
+    } else if (ready >= fragment_size_ + kHeldBack || (ready != 0 && is_pushed())) {
+        payload = std::min(ready, fragment_size_);
     } else if (!must_send()) {
         return std::nullopt;
     } else if (message_sent_ != 0) {
@@ -86,6 +96,11 @@ OutgoingMessage Connection::emit(uint32_t payload, Nanoseconds now) {
     } else if (probe_due_) {
         counters_.keepalives_sent += 1;
     }
+    if (ending_ && payload == 0) {
+        header.flags |= wire::kSmbdEndOfStream;
+        ending_ = false;
+        end_sent_ = true;
+    }
     if (payload != 0 || message_sent_ != 0)
         header.remaining_data_length = message_length_ - message_sent_ - payload;
     if (payload != 0) {
@@ -111,6 +126,7 @@ OutgoingMessage Connection::emit(uint32_t payload, Nanoseconds now) {
     answer_due_ = probe_due_ = stalled_ = false;  // any message is an answer; the flag is never echoed
     quiet_since_ = now;
     message_sent_ += payload;
+    pushed_ = pushed_ && message_sent_ != message_available_;
     if (payload != 0 && message_sent_ == message_length_) {
         message.last_fragment = true;
         message.invalidate_token =

@@ -23,6 +23,7 @@ Driver::Driver(const DriverContext& context, DriverEvents* events, uint64_t id)
 Driver::~Driver() {
     if (timer_) context_.loop->cancel_timer(timer_);
     if (close_timer_) context_.loop->cancel_timer(close_timer_);
+    if (push_timer_) context_.loop->cancel_timer(push_timer_);
     if (mirror_.b() >= 0) {
         context_.loop->unwatch(mirror_.b(), this);
         mirror_.close_reset();
@@ -67,6 +68,7 @@ void Driver::create_core(Role role, const fabric::PrivateData& peer) {
     own_kind_ = is_own_kind(peer);
     core_settings_ = own_kind_ ? context_.settings->own_kind : context_.settings->stranger;
     core_settings_.send_with_invalidate = endpoint_->limits().send_with_invalidate;
+    core_settings_.half_close = abilities() & abilities_of(peer) & knows_half_close;
     if (is_same_fabric(peer, endpoint_->fabric_name())) {
         endpoint_->peer_is_own_kind();
         fit_to_wire();
@@ -74,6 +76,9 @@ void Driver::create_core(Role role, const fabric::PrivateData& peer) {
     core_.emplace(role, core_settings_);
     core_->start(context_.loop->now());
 }
+
+// An explicit socket knows no half-close, as the kernel's do not.
+uint8_t Driver::abilities() const { return face_ == 6 ? knows_half_close : 0; }
 
 // A fragment that is little more than what the wire carries best is cut down to that.
 void Driver::fit_to_wire() {
@@ -87,7 +92,7 @@ Result<void> Driver::start_connect(fabric::Fabric* fabric, const fabric::Connect
     if (auto made = create_memory(false, face); !made) return made;
     if (auto paired = make_pair(true, a); !paired) return paired;
     fabric::ConnectParameters wanted = parameters;
-    wanted.private_data = make_private_data(wanted.ird, wanted.ord, fabric->name());
+    wanted.private_data = make_private_data(wanted.ird, wanted.ord, fabric->name(), abilities());
     wanted.send_queue = context_.settings->send_queue;
     wanted.receive_queue = context_.settings->stranger.receive_credit_max + 1;
     auto endpoint = fabric->connect(wanted, this);
@@ -111,7 +116,8 @@ Result<void> Driver::start_accept(std::unique_ptr<fabric::Endpoint> endpoint, co
     // A peer that sent the 8 bytes alone gets an answer in kind; one that sent none expects none
     // [MS-SMBD] 6.2.
     if (has_ird_ord(peer)) {
-        parameters.private_data = make_private_data(parameters.ird, parameters.ord, endpoint_->fabric_name());
+        parameters.private_data =
+            make_private_data(parameters.ird, parameters.ord, endpoint_->fabric_name(), abilities());
         if (!own_kind_) parameters.private_data.length = kIrdOrdLength;
     }
     auto accepted = endpoint_->accept(parameters, this);
@@ -133,6 +139,10 @@ void Driver::adopt_b(int b) { attach_mirror(b); }
 void Driver::attach_mirror(int b) {
     mirror_.attach(view_, b);
     context_.loop->watch(b, EPOLLIN | EPOLLRDHUP | EPOLLET, this);
+    if (stream_end_told_ && !program_told_) {
+        mirror_.announce(slots_.head(), bytes_published_);
+        mirror_.end_of_stream();
+    }
     if (!program_told_) return;
     // The connection ended before the program accepted it. It has time to read now.
     if (close_timer_) context_.loop->cancel_timer(std::exchange(close_timer_, 0));
@@ -217,6 +227,18 @@ void Driver::arm_timer() {
     timer_ = context_.loop->add_timer(*deadline, [this] { on_timer(); });
 }
 
+// A fragment is filled before it goes. Where the program pauses in the middle of a message, as if it were
+// corked, the peer gets what there is after a moment; strangers are spared that.
+void Driver::arm_push_timer() {
+    constexpr fabric::Nanoseconds kMoment = 20'000'000;
+    if (push_timer_ || !own_kind_ || finished_ || !core_ || core_->held_back() == 0) return;
+    push_timer_ = context_.loop->add_timer(context_.loop->now() + kMoment, [this, head = transmit_head_] {
+        push_timer_ = 0;
+        if (transmit_head_ == head) core_->push();
+        turn();
+    });
+}
+
 // ---------------------------------------------------------------- the turn
 
 void Driver::turn() {
@@ -242,6 +264,7 @@ void Driver::turn() {
     spin_after_small_messages(moved);
     if (program_gone_ || write_shut_ || peer_gone_) finish_when_drained();
     arm_timer();
+    arm_push_timer();
 }
 
 // A request or a response went through, no bulk: the next one is likely to be near. With as many connections
@@ -267,6 +290,7 @@ bool Driver::work() {
             return false;
         }
         if (mirror_.b() >= 0) mirror_.announce(slots_.head(), bytes_published_);
+        if (peer_ended_ && inbound_.empty() && !program_told_) tell_end_of_stream();
     }
     if (!core_ || disconnecting_) return true;
     if (peer_gone_) return answer_sends_after_end();
@@ -317,6 +341,7 @@ void Driver::settle_established() {
        : fabric == "iwarp" ? context_.counters->connections_iwarp
                            : context_.counters->connections_verbs);
     view_.memory->max_fragmented_send_size.store(core_->negotiated().max_fragmented_send_size);
+    view_.memory->half_close.store(core_settings_.half_close);
     view_.memory->state.store(ConnectionState::established);
     if (!passive_) mirror_.switch_out_on();
     trace_negotiated();
@@ -431,17 +456,38 @@ void Driver::finish_when_drained() {
         return peer_gone_ ? finish() : void();
     }
     const bool whole = !core_ || (!message_pending() && transmit_head_ == message_end_);
-    // A program that has gone in the middle of a message (or of its length header) will never complete it.
+    // A program that has ended in the middle of a message (or of its length header) will never complete it.
     const bool torso =
-        program_gone_ && core_ &&
-        (message_pending() ? transmit_head_ < message_end_ : transmit_head_ - message_end_ < 4);
-    if (send_head_ == send_tail_ && (whole || torso)) {
-        trace_line(program_gone_ ? "closed by the program" : "shut down by the program",
-                   {Reason::local_close, 0});
-        disconnecting_ = true;
-        endpoint_->disconnect();
-    }
+        core_ && (message_pending() ? transmit_head_ < message_end_ : transmit_head_ - message_end_ < 4);
+    if (whole || torso) end_stream_or_disconnect(whole);
     if (program_gone_) arm_close_timer();
+}
+
+// All that the program will ever send is taken. With a peer that knows half a close, shutdown() for writing
+// ends our stream alone; and what there is of an unfinished message goes before its end.
+void Driver::end_stream_or_disconnect(bool whole) {
+    const uint32_t shut = view_.memory ? view_.memory->shutdown.load() : 0;
+    const bool listens_on = !program_gone_ && !stream_end_told_ && !(shut & session::shutdown_read);
+    const bool half_close = core_ && core_settings_.half_close && established();
+    if (half_close && !core_->stream_end_sent() && (listens_on || !whole)) {
+        if (transmit_registered_ < transmit_head_) return;  // not yet all that there is
+        core_->end_stream();
+        pump();
+        if (disconnecting_ || !core_->stream_end_sent()) return;
+        trace_line("shut down for writing by the program", {});
+    }
+    if ((half_close && listens_on) || send_head_ != send_tail_) return;
+    trace_line(program_gone_ ? "closed by the program" : "shut down by the program", {Reason::local_close, 0});
+    disconnecting_ = true;
+    endpoint_->disconnect();
+}
+
+// The peer's stream is over, and all of it published; the connection stands.
+void Driver::tell_end_of_stream() {
+    if (std::exchange(stream_end_told_, true)) return;
+    trace_line("shut down for writing by the peer", {});
+    view_.memory->end.store(End::orderly);
+    if (mirror_.b() >= 0) mirror_.end_of_stream();
 }
 
 void Driver::finish() {

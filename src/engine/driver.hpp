@@ -117,12 +117,16 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void end_for_program(Error);  // publishes the end to the program
     void reset_peer();
     void finish_when_drained();
+    void end_stream_or_disconnect(bool whole);
+    void tell_end_of_stream();
+    uint8_t abilities() const;
     void finish();
     void spin_after_small_messages(uint64_t moved_before);
     bool answer_sends_after_end();
     bool stream_is_cut_off();
     void drop_mirror();
     void arm_close_timer();
+    void arm_push_timer();
 
     // driver_trace.cpp
     void trace_line(const char* what, Error);
@@ -289,12 +293,13 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
 
     uint64_t timer_ = 0;
     fabric::Nanoseconds timer_deadline_ = 0;
-    uint64_t close_timer_ = 0;
+    uint64_t close_timer_ = 0, push_timer_ = 0;
     bool passive_ = false, own_kind_ = false, held_ = false;  // held_: the response waits for proceed()
     bool peer_gone_ = false;                                  // on_disconnected came, or we cut it
     bool program_gone_ = false;                               // the last holder of A closed it
     bool program_told_ = false;                               // the end was published
     bool disconnecting_ = false, finished_ = false, in_turn_ = false, counted_open_ = false;
+    bool peer_ended_ = false, stream_end_told_ = false;       // its stream: it came, the program knows
     bool write_shut_ = false, sweep_due_ = false, b_has_news_ = true;
 };
 

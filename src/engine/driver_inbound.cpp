@@ -64,15 +64,15 @@ bool Driver::take_payload(uint32_t slot, const connection::Delivery& delivery) {
     if (assembly_ == Assembly::judging) {
         // One copy of the start, since the program can write there; it is judged by nothing else.
         std::array<std::byte, smb2::kLook> start;
-        const uint32_t wanted = std::min(smb2::kLook, arriving_length_);
         const auto had = static_cast<uint32_t>(gathered_.size());
-        const uint32_t part = std::min<uint32_t>(wanted - had, delivery.length);
+        const uint32_t part = std::min<uint32_t>(smb2::kLook - had, delivery.length);
         std::copy(gathered_.begin(), gathered_.end(), start.begin());
         std::memcpy(start.data() + had, payload, part);
-        if (had + part == wanted) {
+        const std::span<const std::byte> known(start.data(), had + part);
+        if (known.size() >= smb2::look_wanted(known, arriving_length_)) {
             bool taken = false;
-            judge_message({start.data(), wanted});
-            if (!take_client_reply({start.data(), wanted}, &taken)) return false;
+            judge_message(known);
+            if (!take_client_reply(known, &taken)) return false;
             if (taken) assembly_ = Assembly::dropped;
         }
     }

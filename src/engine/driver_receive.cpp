@@ -78,6 +78,7 @@ bool Driver::take_receive(const fabric::Completion& completion) {
     context_.counters->bytes_received += delivery->length;
     received_since_sweep_ = true;
     if (context_.trace->active()) trace_received(*delivery, completion.byte_length);
+    if (delivery->end_of_stream) peer_ended_ = true;
     if (delivery->length == 0) {
         slots_.give_back(slot);
         return true;

@@ -18,11 +18,11 @@ constexpr uint32_t kGranulesKept = 1;
 // True: the message at the head of the stream stands announced. False: not yet, or the connection has failed.
 bool Driver::look_at_message() {
     if (!server_channels_ && !client_channels_) return announce_stream(std::nullopt);
-    look_length_ = std::min<uint32_t>(look_.size(), message_length());
-    if (message_bytes_there() < look_length_) return false;
     // One copy: what the program writes there afterwards decides nothing.
+    look_length_ = std::min<uint32_t>(look_.size(), message_bytes_there());
     const auto start = std::span(look_).first(look_length_);
     copy_from_stream(message_start_, start);
+    if (look_length_ < smb2::look_wanted(start, message_length())) return false;
     note_unused(start, message_length());
     return server_channels_ ? look_at_reply(start) : look_at_request(start);
 }

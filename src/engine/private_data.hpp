@@ -1,7 +1,8 @@
 // The private data of a connection request or reply. The first 8 bytes are what SMB Direct peers send on
 // iWARP: IRD and ORD, big endian [MS-SMBD] 6.1; strangers ignore what follows. The tail tells another engine
 // that it meets its kind, so that the two may agree on larger fragments, and over which fabric: what the
-// software fabric takes beyond the standards, FPDUs beyond the path's segment size, no device need take.
+// software fabric takes beyond the standards, FPDUs beyond the path's segment size, no device need take. A
+// last byte tells what this end of the connection knows beyond [MS-SMBD].
 #pragma once
 
 #include <algorithm>
@@ -24,6 +25,7 @@ inline void put_big_endian32(std::byte* out, uint32_t value) {
 }
 
 enum class FabricMark : uint8_t { none, iwarp, memory, verbs };
+enum Abilities : uint8_t { knows_half_close = 1 };  // wire::kSmbdEndOfStream; a TCP socket's, converted
 
 inline FabricMark fabric_mark(std::string_view fabric_name) {
     if (fabric_name == "iwarp") return FabricMark::iwarp;
@@ -31,13 +33,15 @@ inline FabricMark fabric_mark(std::string_view fabric_name) {
     return FabricMark::verbs;  // an endpoint's is followed by the name of its device
 }
 
-inline fabric::PrivateData make_private_data(uint8_t ird, uint8_t ord, std::string_view fabric_name) {
+inline fabric::PrivateData make_private_data(uint8_t ird, uint8_t ord, std::string_view fabric_name,
+                                             uint8_t abilities) {
     fabric::PrivateData data;
     put_big_endian32(data.bytes.data(), ird);
     put_big_endian32(data.bytes.data() + 4, ord);
     std::memcpy(data.bytes.data() + kIrdOrdLength, kOwnKind.data(), kOwnKind.size());
     data.bytes[kIrdOrdLength + kOwnKind.size()] = static_cast<std::byte>(fabric_mark(fabric_name));
-    data.length = kIrdOrdLength + kOwnKind.size() + 1;
+    data.bytes[kIrdOrdLength + kOwnKind.size() + 1] = static_cast<std::byte>(abilities);
+    data.length = kIrdOrdLength + kOwnKind.size() + 2;
     return data;
 }
 
@@ -51,6 +55,12 @@ inline bool has_ird_ord(const fabric::PrivateData& data) {
 inline bool is_own_kind(const fabric::PrivateData& data) {
     return data.length >= kIrdOrdLength + kOwnKind.size() &&
            std::memcmp(data.bytes.data() + kIrdOrdLength, kOwnKind.data(), kOwnKind.size()) == 0;
+}
+
+// What the other engine's end knows; an older one says nothing, and knows nothing.
+inline uint8_t abilities_of(const fabric::PrivateData& data) {
+    constexpr size_t place = kIrdOrdLength + kOwnKind.size() + 1;
+    return is_own_kind(data) && data.length > place ? static_cast<uint8_t>(data.bytes[place]) : 0;
 }
 
 // Whether the other engine's end is this fabric as well.

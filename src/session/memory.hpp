@@ -21,7 +21,7 @@
 namespace smbdirect::session {
 
 inline constexpr uint32_t kMemoryMagic = 0x44424d53;  // "SMBD"
-inline constexpr uint32_t kVersion = 3;               // of this layout and of messages.hpp, raised together
+inline constexpr uint32_t kVersion = 4;               // of this layout and of messages.hpp, raised together
 
 enum class ConnectionState : uint32_t { connecting = 1, established = 2, failed = 3, ended = 4 };
 
@@ -93,6 +93,7 @@ struct ConnectionMemory {
     std::atomic<int32_t> error;    // what SO_ERROR or the next call reports, once: taken by exchange(0)
     std::atomic<uint32_t> reason;  // smbdirect::Reason of the failure or end
     std::atomic<uint32_t> max_fragmented_send_size;  // the peer's MaxFragmentedSize; 0 until established
+    std::atomic<uint32_t> half_close;  // 1: the peer's end of stream is its own word, not the wire's
     // ---- written by the library, looked at by the engine after a doorbell
     std::atomic<uint32_t> shutdown;  // ShutdownBits
     std::atomic<uint32_t> abort;     // AbortBits: with the last close the peer is reset

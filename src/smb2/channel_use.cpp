@@ -18,6 +18,12 @@ void Negotiated::learn(std::span<const std::byte> start) {
     }
 }
 
+uint32_t look_wanted(std::span<const std::byte> start, uint32_t length) {
+    for (size_t i = 0; i < std::min(start.size(), sizeof kProtocolId); ++i)
+        if (static_cast<uint8_t>(start[i]) != static_cast<uint8_t>(kProtocolId >> (8 * i))) return 1;
+    return std::min(kLook, length);
+}
+
 Unused why_unused(std::span<const std::byte> start, uint32_t length, const Negotiated& negotiated) {
     if (protocol_id(start) == kTransformId)
         return length >= kChannelThreshold ? Unused::encryption : Unused::none;

@@ -16,6 +16,10 @@ constexpr uint32_t kChannelThreshold = 4096;
 // as Negotiated::learn() needs.
 constexpr uint32_t kLook = wire::smb2::kNegotiateReplySize;
 
+// The same, when these first bytes of a message are known: what is not SMB2 shows that by its protocol
+// identifier, and is not waited for. At least 1.
+uint32_t look_wanted(std::span<const std::byte> start, uint32_t length);
+
 struct Negotiated {
     uint16_t dialect = 0;  // 0: not known yet
     uint32_t max_read_size = 0, max_write_size = 0;

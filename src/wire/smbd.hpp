@@ -12,6 +12,9 @@ namespace smbdirect::wire {
 
 constexpr uint16_t kSmbdVersion = 0x0100;
 constexpr uint16_t kSmbdResponseRequested = 0x0001;  // Flags: SMB_DIRECT_RESPONSE_REQUESTED
+// Not in [MS-SMBD], which has no half-close: a flag of empty messages between two engines that have told each
+// other that they know it. The sender's stream ends here, be it in the middle of a message.
+constexpr uint16_t kSmbdEndOfStream = 0x8000;
 
 // Least values that a peer may offer [MS-SMBD] 3.1.5.6, 3.1.5.7.
 constexpr uint32_t kSmbdLeastReceiveSize = 128;

@@ -215,8 +215,8 @@ TEST_CASE("a listener that was closed frees its RDMA port", "[engine]") {
 }
 
 TEST_CASE("private data tells the engine's kind and its fabric, and none of both by accident", "[engine]") {
-    const auto software = engine::make_private_data(32, 8, "iwarp");
-    const auto device = engine::make_private_data(32, 8, "verbs");
+    const auto software = engine::make_private_data(32, 8, "iwarp", engine::knows_half_close);
+    const auto device = engine::make_private_data(32, 8, "verbs", 0);
     CHECK(software.length <= 56);  // what every fabric carries
     CHECK(engine::has_ird_ord(software));
     CHECK(engine::is_own_kind(software));
@@ -226,7 +226,13 @@ TEST_CASE("private data tells the engine's kind and its fabric, and none of both
     CHECK_FALSE(engine::is_same_fabric(software, "verbs:siw0"));
     CHECK(engine::is_same_fabric(device, "verbs:siw0"));
 
-    auto unmarked = software;  // of an engine that says no more than its kind; what follows may be anything
+    CHECK(engine::abilities_of(software) == engine::knows_half_close);
+    CHECK(engine::abilities_of(device) == 0);
+    auto older = software;
+    --older.length;
+    CHECK(engine::is_same_fabric(older, "iwarp"));
+    CHECK(engine::abilities_of(older) == 0);
+    auto unmarked = older;  // of an engine that says no more than its kind; what follows may be anything
     --unmarked.length;
     CHECK(engine::is_own_kind(unmarked));
     CHECK_FALSE(engine::is_same_fabric(unmarked, "iwarp"));
