@@ -11,6 +11,7 @@
 #include "options.hpp"
 #include "real.hpp"
 #include "recognise.hpp"
+#include "session/raw_calls.hpp"
 #include "session/readiness.hpp"
 #include "trace.hpp"
 #include "user_memory.hpp"
@@ -120,6 +121,19 @@ HOOK(int, getpeername, int fd, sockaddr* address, socklen_t* length) {
     return show_address(peer, size, address, length);
 }
 
+// With both halves over TCP says HUP at once; here the engine does, as soon as it has noticed. Not for long:
+// it may be standing still.
+void await_hang_up(const Attachment& attachment, int fd) {
+    constexpr int kPatienceMs = 50;
+    const auto& memory = attachment.memory();
+    const uint32_t shut = memory.shutdown.load();
+    const bool over = (shut & session::shutdown_read) ||
+                      (memory.half_close.load() && memory.end.load() == session::End::orderly);
+    if (over && (shut & session::shutdown_write) && !attachment.explicit_face() &&
+        session::stream_readable(attachment.view) == 0)
+        session::raw::poll_one(fd, 0, kPatienceMs);
+}
+
 int shut(Attachment& attachment, int fd, int how) {
     if (how < SHUT_RD || how > SHUT_RDWR) return errno = EINVAL, -1;
     if (attachment.kind != Kind::connection) return errno = ENOTCONN, -1;
@@ -138,6 +152,7 @@ int shut(Attachment& attachment, int fd, int how) {
     // A shows the end of stream to whoever polls; tokens that the engine sends from now on go nowhere, and
     // none is needed.
     if (bits & session::shutdown_read) real::shutdown(fd, SHUT_RD);
+    await_hang_up(attachment, fd);
     if (tracing()) trace(0, attachment.id(), fd, "shutdown %d", how);
     return 0;
 }

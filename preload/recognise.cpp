@@ -7,6 +7,7 @@
 #include "process.hpp"
 #include "real.hpp"
 #include "session/names.hpp"
+#include "session/raw_calls.hpp"
 #include "trace.hpp"
 
 namespace smbdirect::preload {
@@ -97,12 +98,17 @@ uintptr_t enter(int fd, Word word) {
     return word;
 }
 
+// As the engine leaves A when both ends had ended and everything was read.
+bool hung_up_orderly(int a) {
+    return (session::raw::poll_one(a, 0, 0) & (POLLHUP | POLLERR)) == POLLHUP;
+}
+
 uintptr_t recognise_unix(int fd) {
     uint64_t listener_id = 0;
     switch (kind_of_unix_socket(fd, &listener_id)) {
         case Unix::connection: {
             Attachment* attachment = attach(fd);
-            return enter(fd, attachment ? attachment : make_orphan());
+            return enter(fd, attachment ? attachment : make_orphan(hung_up_orderly(fd)));
         }
         case Unix::listener:
             return enter(fd, attach_listener(fd, listener_id));

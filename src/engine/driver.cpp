@@ -259,6 +259,9 @@ void Driver::turn() {
             break;
         }
         if (!work()) break;
+        // The HUP waits for the last byte to be read.
+        if (write_shut_ && mirror_.b() >= 0 && slots_.published_count() != 0)
+            mirror_.request_return_at(slots_.head());
     } while (mirror_.b() >= 0 && mirror_.end_turn());
     in_turn_ = false;
     spin_after_small_messages(moved);
@@ -422,6 +425,7 @@ void Driver::end_for_program(Error error) {
         if (mirror_.b() >= 0) mirror_.end_of_stream();
         return;
     }
+    if (stream_end_told_ && error.errnum == ECONNRESET) error.errnum = EPIPE;  // as TCP, in CLOSE_WAIT
     memory->error.store(error.errnum ? error.errnum : ECONNREFUSED);
     memory->end.store(End::reset);
     memory->state.store(never_stood ? ConnectionState::failed : ConnectionState::ended);
@@ -438,6 +442,7 @@ void Driver::drop_mirror() {
 // The program has closed or shut its sending side, or the peer is gone: is there anything left to do?
 void Driver::finish_when_drained() {
     if (finished_) return;
+    if (both_halves_are_over()) hang_up();
     if (peer_gone_ || !endpoint_) {
         // Not yet accepted by the program: as with TCP, accept() gives what was sent, and the end.
         const bool awaited = passive_ && !program_gone_ && mirror_.b() < 0 && view_.memory && counted_open_;
@@ -463,6 +468,25 @@ void Driver::finish_when_drained() {
     if (program_gone_) arm_close_timer();
 }
 
+// The program has shut its own, and the other one is shut or over, and read. An explicit socket has no
+// halves.
+bool Driver::both_halves_are_over() const {
+    if (!write_shut_ || face_ != 6 || mirror_.b() < 0 || slots_.published_count() != 0 || !inbound_.empty())
+        return false;
+    const End end = view_.memory->end.load();
+    if (end == End::reset) return false;
+    return (view_.memory->shutdown.load() & session::shutdown_read) ||
+           (core_settings_.half_close && end == End::orderly);
+}
+
+// As with TCP the program sees a HUP then, and we go on as if it had closed.
+void Driver::hang_up() {
+    view_.memory->end.store(End::orderly);
+    context_.loop->unwatch(mirror_.b(), this);
+    mirror_.close_orderly();
+    program_gone_ = true;
+}
+
 // All that the program will ever send is taken. With a peer that knows half a close, shutdown() for writing
 // ends our stream alone; and what there is of an unfinished message goes before its end.
 void Driver::end_stream_or_disconnect(bool whole) {
@@ -477,7 +501,7 @@ void Driver::end_stream_or_disconnect(bool whole) {
         trace_line("shut down for writing by the program", {});
     }
     if ((half_close && listens_on) || send_head_ != send_tail_) return;
-    trace_line(program_gone_ ? "closed by the program" : "shut down by the program", {Reason::local_close, 0});
+    trace_line(write_shut_ ? "shut down by the program" : "closed by the program", {Reason::local_close, 0});
     disconnecting_ = true;
     endpoint_->disconnect();
 }

@@ -117,6 +117,8 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void end_for_program(Error);  // publishes the end to the program
     void reset_peer();
     void finish_when_drained();
+    bool both_halves_are_over() const;
+    void hang_up();
     void end_stream_or_disconnect(bool whole);
     void tell_end_of_stream();
     uint8_t abilities() const;

@@ -207,7 +207,9 @@ class Receiver {
         }
         if (m_.receive_head.load(std::memory_order_acquire) != tail_)
             return false;  // published before it ended
-        if (end == End::reset || failed) result.error = pending_error(m_, a_);
+        // EPIPE is the error of a reset that came after the end, as in TCP: for all but those who read.
+        const bool over = end == End::reset && m_.error.load(std::memory_order_relaxed) == EPIPE;
+        if ((end == End::reset || failed) && !over) result.error = pending_error(m_, a_);
         result.end = result.error == 0;
         return true;
     }
