@@ -34,7 +34,7 @@ class Harness {
     Nanoseconds now_ = 0;
     uint32_t announced_ = 0, available_ = 0, sent_ = 0;
     uint64_t receive_left_ = 0;
-    bool ended_ = false;
+    bool ended_ = false, stream_ended_ = false;
 };
 
 // 0: nothing happened, 1: started, 2: the transport stands, 3: negotiated.
@@ -72,6 +72,10 @@ void Harness::pump() {
         require(header && header->credits_requested > 0);
         require(m->header.size() + m->payload_length <= core_.negotiated().max_send_size);
         require(uint64_t{m->payload_offset} + m->payload_length <= available_);
+        const bool ends = header->flags & wire::kSmbdEndOfStream;
+        require(!ends || (core_.settings().half_close && !stream_ended_));
+        stream_ended_ = stream_ended_ || ends;
+        require(m->payload_length == 0 || !stream_ended_);
         if (m->payload_length == 0) continue;
         require(m->payload_offset == sent_);
         sent_ += m->payload_length;
@@ -160,7 +164,16 @@ void Harness::operate(Input& input) {
             core_.on_no_receives();
             break;
         default:
-            if (input.number(1) == 77) core_.on_transport_lost();
+            switch (input.number(1)) {
+                case 77:
+                    core_.on_transport_lost();
+                    break;
+                case 78:
+                    core_.push();
+                    break;
+                case 79:
+                    core_.end_stream();
+            }
     }
 }
 
@@ -186,6 +199,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     settings.max_send_size = settings.max_receive_size = choice & 8 ? 128 : 1364;
     settings.max_fragmented_receive_size = 131072;
     settings.receive_credit_max = choice & 16 ? 4 : 255;
+    settings.half_close = choice & 32;
     Harness harness(choice & 4 ? Role::active : Role::passive, settings);
     harness.prepare(choice & 3);
     harness.check();
