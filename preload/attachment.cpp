@@ -80,7 +80,7 @@ void drop(Attachment* attachment) {
     attachment->references.store(0, std::memory_order_release);
 }
 
-Attachment* make_orphan(bool orderly) {
+Attachment* make_orphan(int error) {
     Attachment* orphan = make_attachment(Kind::connection, 6);
     if (!orphan) return nullptr;
     constexpr uint32_t ring = 4096, bytes = 4 * ring;
@@ -105,14 +105,12 @@ Attachment* make_orphan(bool orderly) {
     shared.face = 6;
     shared.local.ss_family = shared.peer.ss_family = AF_INET;
     shared.state = session::ConnectionState::ended;
-    if (orderly) {
-        shared.end = session::End::orderly;
-        shared.shutdown = session::shutdown_write | session::shutdown_after_end;
-    } else {
-        shared.error = ECONNRESET;
+    shared.error = error;
+    shared.end = error ? session::End::reset : session::End::orderly;
+    if (error)
         shared.reason = static_cast<uint32_t>(Reason::engine_lost);
-        shared.end = session::End::reset;
-    }
+    else
+        shared.shutdown = session::shutdown_write | session::shutdown_after_end;
     shared.return_mark = UINT64_MAX;
     pthread_mutex_init(&shared.transmit_lock, nullptr);
     pthread_mutex_init(&shared.receive_lock, nullptr);

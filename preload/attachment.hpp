@@ -52,9 +52,9 @@ struct Attachment {
 Attachment* make_attachment(Kind kind, uint32_t face);
 bool try_hold(Attachment*);
 void drop(Attachment*);
-// For a descriptor that is known to be A of which no engine knows any more: a connection that was reset, or
-// one that both ends had ended.
-Attachment* make_orphan(bool orderly);
+// For a descriptor that is known to be A, without the memory of its connection: one that ended, with this
+// error; 0: orderly, at both ends.
+Attachment* make_orphan(int error);
 
 // A reference for the length of a call. Null where the number is not ours.
 class Held {

@@ -86,30 +86,34 @@ Attachment* attach_listener(int fd, uint64_t listener_id) {
 }
 
 // Another thread may have closed the number since it was looked at, and made something else of it.
-uintptr_t enter(int fd, Attachment* attachment) {
-    if (!attachment) return foreign;
+Held enter(int fd, Attachment* attachment) {
+    if (!attachment) return Held();
     fd_table.replace(fd, unknown, reinterpret_cast<uintptr_t>(attachment));
     forget_if_stale(fd);
-    return fd_table.peek(fd);
+    return Held(fd_table.acquire(fd));
 }
 
-uintptr_t enter(int fd, Word word) {
+Held enter(int fd, Word word) {
     fd_table.replace(fd, unknown, word);
-    return word;
+    return Held();
 }
 
-// As the engine leaves A when both ends had ended and everything was read.
-bool hung_up_orderly(int a) {
-    return (session::raw::poll_one(a, 0, 0) & (POLLHUP | POLLERR)) == POLLHUP;
+Held recognise_connection(int fd) {
+    if (Attachment* attachment = attach(fd)) return enter(fd, attachment);
+    const int error = errno;
+    const int mask = session::raw::poll_one(fd, 0, 0) & (POLLHUP | POLLERR);
+    // Its engine lives, but there are no descriptors left, for example, or it stands still: this call fails of
+    // that, and the next one looks again.
+    if (mask == 0) return Held(make_orphan(error));
+    // HUP alone is how the engine leaves A when both ends had ended and everything was read.
+    return enter(fd, make_orphan(mask == POLLHUP ? 0 : ECONNRESET));
 }
 
-uintptr_t recognise_unix(int fd) {
+Held recognise_unix(int fd) {
     uint64_t listener_id = 0;
     switch (kind_of_unix_socket(fd, &listener_id)) {
-        case Unix::connection: {
-            Attachment* attachment = attach(fd);
-            return enter(fd, attachment ? attachment : make_orphan(hung_up_orderly(fd)));
-        }
+        case Unix::connection:
+            return recognise_connection(fd);
         case Unix::listener:
             return enter(fd, attach_listener(fd, listener_id));
         case Unix::foreign:
@@ -160,9 +164,10 @@ Attachment* attach(int a) {
     session::ReplyFds fds;
     auto reply = ask(request, a, &fds);
     Attachment* attachment = nullptr;
+    int error = reply ? ECONNRESET : reply.error().errnum;
     for (int fd : fds.fd) {
         if (fd < 0) continue;
-        if (!attachment) attachment = attachment_from(fd);
+        if (!attachment && !(attachment = attachment_from(fd))) error = errno;
         raw(SYS_close, fd);
     }
     if (attachment) {
@@ -174,27 +179,25 @@ Attachment* attach(int a) {
         trace(1, 0, a, "cannot attach to the connection, reason %u: %s", static_cast<unsigned>(reason),
               reason_sentence(reason));
     }
+    errno = error;
     return attachment;
 }
 
-uintptr_t recognise(int fd) {
+Held recognise(int fd) {
     const int saved = errno;
-    uintptr_t word = foreign;
+    Held found;
     int domain = 0;
     socklen_t length = sizeof domain;
     if (real::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0) {
         // Not open: nothing to remember, since the number may be anything next.
-        if (errno == EBADF)
-            word = unknown;
-        else
-            enter(fd, foreign);
+        if (errno != EBADF) enter(fd, foreign);
     } else if (domain == AF_UNIX) {
-        word = recognise_unix(fd);
+        found = recognise_unix(fd);
     } else {
-        word = enter(fd, domain == AF_INET || domain == AF_INET6 ? tcp_watched : foreign);
+        enter(fd, domain == AF_INET || domain == AF_INET6 ? tcp_watched : foreign);
     }
     errno = saved;
-    return word;
+    return found;
 }
 
 }  // namespace smbdirect::preload

@@ -7,8 +7,8 @@
 
 namespace smbdirect::preload {
 
-// Looks at the socket, and enters into the table what it is. Preserves errno. Gives the new word.
-uintptr_t recognise(int fd);
+// Looks at the socket, and enters into the table what it is. Preserves errno. Null where it is not ours.
+Held recognise(int fd);
 
 // Takes an attachment out of the table again if the number is no longer what it stands for: where close() in
 // one thread met recognise() in another.
@@ -22,14 +22,14 @@ inline bool is_plain(int fd) {
 
 // The attachment of a number, which is looked at if need be.
 inline Held hold(int fd) {
-    uintptr_t word = fd_table.peek(fd);
-    if (word == unknown) word = recognise(fd);
+    const uintptr_t word = fd_table.peek(fd);
+    if (word == unknown) return recognise(fd);
     if (!FdTable::is_attachment(word)) [[likely]]
         return Held();
     return Held(fd_table.acquire(fd));
 }
 
-// Asks the engine for the memory of the connection that `a` belongs to. Null: the engine does not know it.
+// Asks the engine for the memory of the connection that `a` belongs to. Null with errno: it cannot be had.
 Attachment* attach(int a);
 // An attachment over the memory that the engine passed. Null with errno: what was passed is no such memory.
 Attachment* attachment_from(int memfd);

@@ -57,7 +57,7 @@ TEST_CASE("the table: references of attachments") {
 }
 
 TEST_CASE("the table: an orphan is a connection that was reset") {
-    Held orphan(make_orphan(false));
+    Held orphan(make_orphan(ECONNRESET));
     REQUIRE(orphan);
     CHECK(orphan->kind == Kind::connection);
     CHECK(orphan->memory().end.load() == smbdirect::session::End::reset);
