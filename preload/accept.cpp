@@ -90,8 +90,7 @@ int accept_real(int fd, int flags, sockaddr_storage* peer, socklen_t* length) {
 }
 
 int give(int accepted, Attachment* attachment, sockaddr* address, socklen_t* length) {
-    Held kept(attachment);
-    try_hold(attachment);
+    const Held kept = share(*attachment);
     if (!fd_table.put(accepted, attachment)) {
         raw(SYS_close, accepted);
         return fail_with(ENOMEM);
@@ -118,8 +117,7 @@ Held listener_of_now(Attachment& listener, int fd) {
 }
 
 int accept_beside(Attachment& listener_then, int fd, sockaddr* address, socklen_t* length, int flags) {
-    Held listener(&listener_then);
-    try_hold(&listener_then);
+    Held listener = share(listener_then);
     for (;;) {
         sockaddr_storage peer{};
         socklen_t size;

@@ -80,4 +80,10 @@ class Held {
     Attachment* attachment_;
 };
 
+// One more reference to what somebody holds already.
+inline Held share(Attachment& held) {
+    try_hold(&held);
+    return Held(&held);
+}
+
 }  // namespace smbdirect::preload

@@ -210,8 +210,7 @@ int put_in_place(Attempt& attempt, int fd, const Wish& wish) {
         raw(SYS_close, attempt.a);
         return fail_with(error);
     }
-    Held kept(attempt.attachment.get());
-    try_hold(kept.get());
+    const Held kept = share(*attempt.attachment);
     if (!fd_table.put(fd, attempt.attachment.release())) return fail_with(ENOMEM);
     // However quick the outcome was: as with TCP, it is learned by asking.
     return is_nonblocking(fd, 0) ? fail_with(EINPROGRESS) : finish(*kept, fd, wish);

@@ -196,6 +196,35 @@ frames() {  # FILTER
     tshark -r "$capture" -o tcp.try_heuristic_first:TRUE -Y "$1" -T fields -e frame.number 2>"$dir/tshark.out" | wc -l
 }
 
+# What RDMA Read Responses and RDMA Writes carried in the last capture, as two numbers of bytes.
+rdma_payload() {
+    local filter='infiniband && !icmp' fields=(infiniband.bth.opcode udp.length)
+    [ "$device" = rxe ] || { filter=iwarp_rdma; fields=(iwarp_rdma.opcode iwarp_mpa.ulpdulength); }
+    # Another dissector claims TCP port 5445. A TCP segment may hold several FPDUs.
+    tshark -r "$capture" -o tcp.try_heuristic_first:TRUE --disable-protocol artemis -Y "$filter" -T fields "${fields[@]/#/-e}" \
+        -E aggregator=' ' -E separator='|' 2>"$dir/tshark.out" | awk -F'|' -v device="$device" '
+        BEGIN {
+            if (device == "siw") { kind["0x02"] = "read"; kind["0x00"] = "write"; header["read"] = header["write"] = 14 }
+            # RC, by their numbers; UDP, BTH and ICRC are 24 bytes, RETH 16 and AETH 4 where they are.
+            split("13 14 15 16", reads, " "); for (i in reads) kind[reads[i]] = "read"
+            split("6 7 8 10", writes, " "); for (i in writes) kind[writes[i]] = "write"
+            more[6] = more[10] = 16; more[13] = more[15] = more[16] = 4
+        }
+        {
+            count = split($1, opcodes, " "); split($2, lengths, " ")
+            for (i = 1; i <= count; i++)
+                if (opcodes[i] in kind) sum[kind[opcodes[i]]] += lengths[i] - (device == "siw" ? header[kind[opcodes[i]]] : 24 + more[opcodes[i]])
+        }
+        END { print sum["read"] + 0, sum["write"] + 0 }'
+}
+# The last capture must show that so many bytes went each way: by RDMA Read (it fetched them) and by RDMA Write.
+expect_rdma_payload() {  # BYTES
+    local fetched pushed
+    read -r fetched pushed <<<"$(rdma_payload)"
+    echo "the capture: $fetched bytes by RDMA Read, $pushed by RDMA Write"
+    [ "$fetched" -ge "$1" ] && [ "$pushed" -ge "$1" ] || fail "the capture does not show the $1 bytes each way that went by channel"
+}
+
 # ---- what tests/smb/lib.sh calls at the end
 
 rdma_state() {
