@@ -106,13 +106,16 @@ HOOK(int, __fcntl, int fd, int command, void* argument) { return do_fcntl(fd, co
 // ---- close
 
 HOOK(int, close, int fd) {
-    Held listener;
-    if (fd_table.peek(fd) != unknown) [[unlikely]]
+    Held listener, lingering;
+    if (fd_table.peek(fd) != unknown) [[unlikely]] {
+        lingering = lingers(fd);
         listener = forget(fd);
+    }
     const int result = real::close(fd);
     if (fd_table.peek(fd) != unknown) [[unlikely]]
         forget_if_stale(fd);
     if (listener) forget_listener(*listener);
+    if (lingering && result == 0) linger(*lingering);
     return result;
 }
 HOOK(int, __close, int fd) { return hook_close(fd); }

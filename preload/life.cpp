@@ -2,13 +2,43 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <climits>
 
 #include "process.hpp"
 #include "real.hpp"
+#include "session/raw_calls.hpp"
+#include "session/readiness.hpp"
 #include "trace.hpp"
 
 namespace smbdirect::preload {
+
+Held lingers(int fd) {
+    if (!FdTable::is_attachment(fd_table.peek(fd))) return Held();
+    const int saved = errno;
+    Held ours = in_borrowed_memory() ? Held() : Held(fd_table.acquire(fd));
+    errno = saved;
+    if (!ours || ours->kind != Kind::connection || ours->explicit_face()) return Held();
+    const auto& options = ours->memory().options;
+    const bool waits = options.linger_on && options.linger_seconds > 0 &&
+                       ours->memory().end.load() != session::End::reset &&
+                       session::stream_unsent(ours->view) != 0;
+    return waits ? std::move(ours) : Held();
+}
+
+void linger(Attachment& closed) {
+    const int saved = errno;
+    session::Request request;
+    request.type = session::RequestType::linger;
+    request.connection_id = closed.id();
+    if (ask(request, -1, nullptr, {.may_start = false})) {
+        constexpr int kMostSeconds = INT_MAX / 1000;
+        const int seconds = std::min<int>(closed.memory().options.linger_seconds, kMostSeconds);
+        session::raw::wait_while_zero(closed.memory().drained, seconds * 1000);
+    }
+    errno = saved;
+}
 
 Held forget(int fd) {
     const uintptr_t word = fd_table.peek(fd);

@@ -5,6 +5,10 @@
 
 namespace smbdirect::preload {
 
+// Of a connection that is about to be closed: a reference, if close() has to wait under SO_LINGER.
+Held lingers(int fd);
+// After the close: if that was the last one, waits until what was sent has gone, or the time is over.
+void linger(Attachment&);
 // The number is about to be closed: takes it out of the table, and does what a close() of TCP would do to the
 // connection. Gives the attachment of a listener beside TCP, of which the engine shall hear after the close.
 Held forget(int fd);

@@ -139,7 +139,7 @@ uid_t owner_of_engine(session::RequestType type, int fd) {
                       maker.uid != static_cast<uid_t>(-1);
     errno = saved;
     if (made) return maker.uid;
-    const bool from_before = type == attach || type == claim || type == forget_listener;
+    const bool from_before = type == attach || type == claim || type == forget_listener || type == linger;
     return from_before ? settings().uid : static_cast<uid_t>(raw(SYS_getuid));
 }
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "engine/private_data.hpp"
+#include "session/raw_calls.hpp"
 
 namespace smbdirect::engine {
 
@@ -503,7 +504,15 @@ void Driver::end_stream_or_disconnect(bool whole) {
     if ((half_close && listens_on) || send_head_ != send_tail_) return;
     trace_line(write_shut_ ? "shut down by the program" : "closed by the program", {Reason::local_close, 0});
     disconnecting_ = true;
+    tell_drained();
     endpoint_->disconnect();
+}
+
+// Whoever waits in a close() under SO_LINGER.
+void Driver::tell_drained() {
+    if (!program_gone_ || !view_.memory) return;
+    view_.memory->drained.store(1);
+    session::raw::wake_all(view_.memory->drained);
 }
 
 // The peer's stream is over, and all of it published; the connection stands.
@@ -518,6 +527,7 @@ void Driver::finish() {
     if (finished_) return;
     finished_ = true;
     if (mirror_.b() >= 0) drop_mirror();
+    tell_drained();
     context_.loop->defer([events = events_, self = this] { events->on_gone(self); });
 }
 

@@ -81,6 +81,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     sockaddr_storage remote_address() const {
         return endpoint_ ? endpoint_->remote_address() : sockaddr_storage{};
     }
+    bool is_held() const { return mirror_.b() >= 0 && !mirror_.hung_up(); }  // by a program
     bool established() const { return core_ && core_->state() == connection::State::established; }
     void sweep();  // once a second: idle memory goes back, dead lock owners are noticed
 
@@ -121,6 +122,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void hang_up();
     void end_stream_or_disconnect(bool whole);
     void tell_end_of_stream();
+    void tell_drained();
     uint8_t abilities() const;
     void finish();
     void spin_after_small_messages(uint64_t moved_before);
@@ -301,7 +303,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     bool program_gone_ = false;                               // the last holder of A closed it
     bool program_told_ = false;                               // the end was published
     bool disconnecting_ = false, finished_ = false, in_turn_ = false, counted_open_ = false;
-    bool peer_ended_ = false, stream_end_told_ = false;       // its stream: it came, the program knows
+    bool peer_ended_ = false, stream_end_told_ = false;  // its stream: it came, the program knows
     bool write_shut_ = false, sweep_due_ = false, b_has_news_ = true;
 };
 

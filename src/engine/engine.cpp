@@ -141,6 +141,9 @@ Engine::Answer Engine::answer(const session::Request& request, int passed_fd, co
             case session::RequestType::stop:
                 loop_.defer([this] { loop_.stop(); });
                 break;
+            case session::RequestType::linger:
+                result = answer_linger(request);
+                break;
             default:
                 result = fail(Reason::engine_refused, EINVAL);
         }
@@ -151,12 +154,12 @@ Engine::Answer Engine::answer(const session::Request& request, int passed_fd, co
     return answer;
 }
 
-// Holding A, or the ticket of a knock, is authority enough, whatever the euid of the moment (DESIGN D2). All
-// else is for the owner, for root, and on a system engine for everybody but stop.
+// Holding A, or the ticket of a knock, is authority enough, whatever the euid of the moment (DESIGN D2), and
+// linger changes nothing. All else is for the owner, for root, and on a system engine for everybody but stop.
 Result<void> Engine::check_right(const session::Request& request, const Peer& peer) const {
     using enum session::RequestType;
-    const bool possession =
-        request.type == attach || request.type == claim || request.type == forget_listener;
+    const bool possession = request.type == attach || request.type == claim ||
+                            request.type == forget_listener || request.type == linger;
     const bool owner = peer.uid == options_.owner || peer.uid == 0;
     if (possession || owner || (options_.system && request.type != stop)) return {};
     return fail(Reason::engine_refused, EPERM);
@@ -284,6 +287,13 @@ Result<void> Engine::answer_attach(int passed_fd, const Peer& peer, Answer* answ
     trace_.bind_connection(connection_id, peer.pid);
     answer->reply.connection_id = connection_id;
     answer->fd[0] = it->second->memfd();
+    return {};
+}
+
+Result<void> Engine::answer_linger(const session::Request& request) {
+    const auto it = drivers_.find(request.connection_id);
+    if (it == drivers_.end()) return fail(Reason::none, ENOENT);
+    if (it->second->is_held()) return fail(Reason::none, EBUSY);
     return {};
 }
 

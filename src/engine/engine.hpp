@@ -62,6 +62,7 @@ class Engine final : public DriverEvents {
     Result<void> answer_listen(const session::Request&, int passed_fd, const Peer&, Answer*);
     Result<void> answer_claim(const session::Request&, const Peer&, Answer*);
     Result<void> answer_attach(int passed_fd, const Peer&, Answer*);
+    Result<void> answer_linger(const session::Request&);
     Result<void> answer_attach_listener(uint64_t id, Answer*);
     Result<void> answer_trace(const session::Request&, const Peer&, Answer*);
     fabric::Fabric* choose_fabric(const session::Request&) const;

@@ -93,6 +93,7 @@ struct ConnectionMemory {
     std::atomic<int32_t> error;    // what SO_ERROR or the next call reports, once: taken by exchange(0)
     std::atomic<uint32_t> reason;  // smbdirect::Reason of the failure or end
     std::atomic<uint32_t> max_fragmented_send_size;  // the peer's MaxFragmentedSize; 0 until established
+    std::atomic<uint32_t> drained;     // a futex. 1: closed, and what there was to send is sent or lost
     std::atomic<uint32_t> half_close;  // 1: the peer's end of stream is its own word, not the wire's
     // ---- written by the library, looked at by the engine after a doorbell
     std::atomic<uint32_t> shutdown;  // ShutdownBits

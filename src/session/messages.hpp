@@ -25,6 +25,8 @@ enum class RequestType : uint16_t {
     trace,            // -> memfd of a trace ring (trace_ring.hpp)
     counters,         // -> text in the reply
     stop,             // the engine and its monitor end
+    linger,           // of a connection that was closed: error unless that was the last holder and something
+                      // is still to be sent; ConnectionMemory::drained tells when it was
 };
 
 enum class FabricChoice : uint32_t { automatic = 0, iwarp = 1, memory = 2, verbs = 3 };
@@ -40,14 +42,15 @@ struct Request {
         0;                 // host byte order; 0: by the rule of DESIGN D7 (445 and 5445 -> 5445, else P+5000)
     uint16_t backlog = 0;  // listen_only
     uint32_t v6_only = 1;  // listen_*
-    uint32_t timeout_ms = 0;    // connect: for the whole attempt; 0: the engine's default
-    sockaddr_storage local{};   // connect: bound address or AF_UNSPEC; listen_only: the address
-    sockaddr_storage remote{};  // connect
-    uint64_t listener_id = 0;   // claim
-    uint64_t ticket = 0;        // claim
-    uint32_t text_format = 0;   // counters: 0 lines, 1 JSON
-    char program[32] = {};      // of the caller, for the trace
-    char directory[256] = {};   // trace: absolute path of the directory for the file
+    uint32_t timeout_ms = 0;     // connect: for the whole attempt; 0: the engine's default
+    sockaddr_storage local{};    // connect: bound address or AF_UNSPEC; listen_only: the address
+    sockaddr_storage remote{};   // connect
+    uint64_t listener_id = 0;    // claim
+    uint64_t ticket = 0;         // claim
+    uint64_t connection_id = 0;  // linger
+    uint32_t text_format = 0;    // counters: 0 lines, 1 JSON
+    char program[32] = {};       // of the caller, for the trace
+    char directory[256] = {};    // trace: absolute path of the directory for the file
 };
 
 struct Reply {

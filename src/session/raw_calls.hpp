@@ -4,6 +4,7 @@
 #pragma once
 
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <linux/sockios.h>
 #include <poll.h>
 #include <sys/ioctl.h>
@@ -12,7 +13,9 @@
 #include <sys/syscall.h>
 #include <time.h>
 
+#include <atomic>
 #include <cerrno>
+#include <climits>
 #include <cstddef>
 #include <cstdint>
 
@@ -93,6 +96,13 @@ inline long set_option(int fd, int level, int option, const void* value, socklen
 inline long get_option(int fd, int level, int option, void* value, socklen_t* size) {
     return call(SYS_getsockopt, fd, level, option, address(value), address(size));
 }
+
+// Until the word, which several processes share, is no longer 0 and somebody woke us; or a signal came.
+inline void wait_while_zero(const std::atomic<uint32_t>& word, int timeout_ms) {
+    const timespec limit{timeout_ms / 1000, (timeout_ms % 1000) * 1'000'000L};
+    call(SYS_futex, address(&word), FUTEX_WAIT, 0, address(&limit));
+}
+inline void wake_all(std::atomic<uint32_t>& word) { call(SYS_futex, address(&word), FUTEX_WAKE, INT_MAX); }
 
 // Waits for `events` (POLLERR and POLLHUP always) up to timeout_ms. The mask, 0 for nothing or an
 // interruption.

@@ -155,6 +155,20 @@ def linger_waits(nonblocking):
     say('received', reader.outcome() == whole_, closer.outcome())
 
 
+@case
+def linger_of_the_last():
+    """Who is not the last holder does not wait; the last one does, until the time is over, and all arrives after that."""
+    c, s = connection()
+    c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 1))
+    d = c.dup()
+    sent = fill(c)
+    c.close()
+    closer = Later(d.close)
+    say('close() sleeps', until(lambda: not closer.is_alive(), 0.3) is False, closer.outcome())
+    whole_ = sent - sent % PIECE
+    say('received', len(received(s, whole_)) == whole_)
+
+
 @each(signal_name=('SIGKILL', 'SIGTERM', 'exit', 'abort'), unread=(False, True))
 def killed(signal_name, unread):
     """A process dies: the kernel closes for it."""
