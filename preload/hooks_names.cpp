@@ -130,7 +130,7 @@ void await_hang_up(const Attachment& attachment, int fd) {
     const bool over = (shut & session::shutdown_read) ||
                       (memory.half_close.load() && memory.end.load() == session::End::orderly);
     if (over && (shut & session::shutdown_write) && !attachment.explicit_face() &&
-        session::stream_readable(attachment.view) == 0)
+        session::stream_readable(attachment.view) == 0 && session::stream_unsent(attachment.view) == 0)
         session::raw::poll_one(fd, 0, kPatienceMs);
 }
 
@@ -140,15 +140,13 @@ int shut(Attachment& attachment, int fd, int how) {
     const int state = tcp_state(attachment);
     if (state == TCP_CLOSE) return errno = ENOTCONN, -1;
     if (state == TCP_SYN_SENT && !attachment.explicit_face()) return disconnect(attachment, fd);
-    auto& memory = attachment.memory();
     uint32_t bits = 0;
     if (how != SHUT_WR) bits |= session::shutdown_read;
     if (how != SHUT_RD) bits |= session::shutdown_write;
     if (attachment.explicit_face())
         bits = session::shutdown_read | session::shutdown_write;  // there is no half of it
     if (bits & session::shutdown_write && state == TCP_CLOSE_WAIT) bits |= session::shutdown_after_end;
-    memory.shutdown.fetch_or(bits);
-    session::ring_doorbell(attachment.view, fd);
+    session::stream_shut(attachment.view, fd, bits);
     // A shows the end of stream to whoever polls; tokens that the engine sends from now on go nowhere, and
     // none is needed.
     if (bits & session::shutdown_read) real::shutdown(fd, SHUT_RD);

@@ -314,8 +314,9 @@ int tcp_state(const Attachment& attachment) {
             // Where there is no half-close, the end that follows our own is the wire's: the peer may not have
             // said a word.
             if (!(shutdown & session::shutdown_after_end))
-                return memory.half_close.load() && !(shutdown & session::shutdown_read) ? TCP_CLOSE
-                                                                                        : TCP_FIN_WAIT2;
+                return !memory.half_close.load() || (shutdown & session::shutdown_read) ? TCP_FIN_WAIT2
+                       : session::stream_unsent(attachment.view)                        ? TCP_CLOSING
+                                                                                        : TCP_CLOSE;
             return session::stream_unsent(attachment.view) ? TCP_LAST_ACK : TCP_CLOSE;
         case session::End::reset:
             break;

@@ -104,7 +104,7 @@ Held recognise_connection(int fd) {
     const int mask = session::raw::poll_one(fd, 0, 0) & (POLLHUP | POLLERR);
     // Its engine lives, but there are no descriptors left, for example, or it stands still: this call fails
     // of that, and the next one looks again.
-    if (mask == 0) return Held(make_orphan(error));
+    if (mask == 0) return Held(make_orphan(error ? error : EIO));
     // HUP alone is how the engine leaves A when both ends had ended and everything was read.
     return enter(fd, make_orphan(mask == POLLHUP ? 0 : ECONNRESET));
 }

@@ -74,7 +74,7 @@ struct Delivery {
     bool first_fragment = false;
     uint32_t message_length = 0;  // of the whole upper-layer message; valid with first_fragment
     bool last_fragment = false;
-    bool end_of_stream = false;  // the peer sends no more data
+    bool end_of_stream = false;                 // the peer sends no more data
     std::optional<uint32_t> invalidated_token;  // goes up with the last fragment [MS-SMBD] 3.1.5.8
     uint16_t credits_granted = 0, flags = 0;    // for the trace
     uint32_t remaining_data_length = 0;
@@ -147,7 +147,8 @@ class Connection {
     bool message_announced() const;         // and not yet wholly handed out
     // What is there goes even where it does not fill a fragment, this once; nothing is held back.
     void push();
-    uint32_t held_back() const;  // bytes that are there and wait for the rest of their fragment, or for credits
+    bool is_held_back()
+        const;  // something is there that waits for the rest of its message: push() would help
     // Where the peer knows it (Settings::half_close): after all that is there the end of our stream goes, in
     // the middle of a message as well. Nothing may be announced after it.
     void end_stream();

@@ -25,14 +25,18 @@ Result<void> Connection::announce_message(uint32_t length, uint32_t available,
 }
 
 void Connection::on_available(uint32_t available) {
+    if (ending_ || end_sent_) return;  // what there was then is all
     message_available_ = std::max(message_available_, std::min(available, message_length_));
 }
 
 bool Connection::message_announced() const { return message_length_ != 0; }
 
-uint32_t Connection::held_back() const { return alive() ? message_available_ - message_sent_ : 0; }
+bool Connection::is_held_back() const {
+    const bool partly = message_available_ != message_length_ && message_available_ != message_sent_;
+    return alive() && partly && !is_pushed();
+}
 
-void Connection::push() { pushed_ = held_back() != 0; }
+void Connection::push() { pushed_ = is_held_back(); }
 
 void Connection::end_stream() {
     if (state_ == State::established && settings_.half_close && !end_sent_) ending_ = true;
@@ -55,7 +59,8 @@ std::optional<OutgoingMessage> Connection::next_message(Nanoseconds now) {
         // A failure response is the only thing that survives the end.
         return transport_established_ ? next_negotiate_message(now) : std::nullopt;
     }
-    const uint32_t left = message_length_ - message_sent_, ready = message_available_ - message_sent_;
+    const uint32_t left = message_length_ - message_sent_;
+    const uint32_t ready = end_sent_ ? 0 : message_available_ - message_sent_;
     uint32_t payload = 0;
     if (ready == left && left != 0) {
         payload = std::min(left, fragment_size_);

@@ -140,12 +140,9 @@ void Driver::adopt_b(int b) { attach_mirror(b); }
 void Driver::attach_mirror(int b) {
     mirror_.attach(view_, b);
     context_.loop->watch(b, EPOLLIN | EPOLLRDHUP | EPOLLET, this);
-    if (stream_end_told_ && !program_told_) {
-        mirror_.announce(slots_.head(), bytes_published_);
-        mirror_.end_of_stream();
-    }
-    if (!program_told_) return;
-    // The connection ended before the program accepted it. It has time to read now.
+    if (!program_told_ && !stream_end_told_) return;
+    // The connection, or the peer's half of it, ended before the program accepted it. It has time to read
+    // now.
     if (close_timer_) context_.loop->cancel_timer(std::exchange(close_timer_, 0));
     mirror_.announce(slots_.head(), bytes_published_);
     if (view_.memory->end.load() == End::orderly)
@@ -232,10 +229,10 @@ void Driver::arm_timer() {
 // corked, the peer gets what there is after a moment; strangers are spared that.
 void Driver::arm_push_timer() {
     constexpr fabric::Nanoseconds kMoment = 20'000'000;
-    if (push_timer_ || !own_kind_ || finished_ || !core_ || core_->held_back() == 0) return;
-    push_timer_ = context_.loop->add_timer(context_.loop->now() + kMoment, [this, head = transmit_head_] {
+    if (push_timer_ || !own_kind_ || finished_ || disconnecting_ || !core_ || !core_->is_held_back()) return;
+    push_timer_ = context_.loop->add_timer(context_.loop->now() + kMoment, [this] {
         push_timer_ = 0;
-        if (transmit_head_ == head) core_->push();
+        core_->push();
         turn();
     });
 }
@@ -260,9 +257,6 @@ void Driver::turn() {
             break;
         }
         if (!work()) break;
-        // The HUP waits for the last byte to be read.
-        if (write_shut_ && mirror_.b() >= 0 && slots_.published_count() != 0)
-            mirror_.request_return_at(slots_.head());
     } while (mirror_.b() >= 0 && mirror_.end_turn());
     in_turn_ = false;
     spin_after_small_messages(moved);
@@ -317,6 +311,7 @@ bool Driver::work() {
 // The program sends although the peer has ended the connection: TCP's answer is a reset, with EPIPE as the
 // error.
 bool Driver::answer_sends_after_end() {
+    if (mirror_.b() >= 0) mirror_.request_return_at(last_byte_read());
     uint64_t head = transmit_head_;
     if (mirror_.b() < 0 || !mirror_.read_transmit_head(&head) || head == transmit_head_) return true;
     view_.memory->error.store(EPIPE);
@@ -464,7 +459,8 @@ void Driver::finish_when_drained() {
     const bool whole = !core_ || (!message_pending() && transmit_head_ == message_end_);
     // A program that has ended in the middle of a message (or of its length header) will never complete it.
     const bool torso =
-        core_ && (message_pending() ? transmit_head_ < message_end_ : transmit_head_ - message_end_ < 4);
+        core_ && (program_gone_ || core_settings_.half_close) &&
+        (message_pending() ? transmit_head_ < message_end_ : transmit_head_ - message_end_ < 4);
     if (whole || torso) end_stream_or_disconnect(whole);
     if (program_gone_) arm_close_timer();
 }
@@ -474,6 +470,7 @@ void Driver::finish_when_drained() {
 bool Driver::both_halves_are_over() const {
     if (!write_shut_ || face_ != 6 || mirror_.b() < 0 || slots_.published_count() != 0 || !inbound_.empty())
         return false;
+    if (send_head_ != send_tail_ || transmit_released_ != transmit_head_) return false;
     const End end = view_.memory->end.load();
     if (end == End::reset) return false;
     return (view_.memory->shutdown.load() & session::shutdown_read) ||
@@ -483,9 +480,10 @@ bool Driver::both_halves_are_over() const {
 // As with TCP the program sees a HUP then, and we go on as if it had closed.
 void Driver::hang_up() {
     view_.memory->end.store(End::orderly);
+    view_.memory->state.store(ConnectionState::ended);
     context_.loop->unwatch(mirror_.b(), this);
     mirror_.close_orderly();
-    program_gone_ = true;
+    program_told_ = program_gone_ = true;
 }
 
 // All that the program will ever send is taken. With a peer that knows half a close, shutdown() for writing
@@ -496,10 +494,13 @@ void Driver::end_stream_or_disconnect(bool whole) {
     const bool half_close = core_ && core_settings_.half_close && established();
     if (half_close && !core_->stream_end_sent() && (listens_on || !whole)) {
         if (transmit_registered_ < transmit_head_) return;  // not yet all that there is
+        // So little cannot be looked at, and so cannot be translated.
+        if (stage_ == Stage::look && message_bytes_there() != 0) announce_stream(std::nullopt);
         core_->end_stream();
         pump();
         if (disconnecting_ || !core_->stream_end_sent()) return;
-        trace_line("shut down for writing by the program", {});
+        consumed_to(transmit_head_);
+        if (mirror_.b() >= 0) mirror_.release(transmit_released_);
     }
     if ((half_close && listens_on) || send_head_ != send_tail_) return;
     trace_line(write_shut_ ? "shut down by the program" : "closed by the program", {Reason::local_close, 0});

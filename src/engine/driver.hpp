@@ -155,6 +155,10 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void give_back_idle_memory();
     void drop_idle_receive();
     // Where the program has read half of what waits for it: news, when memory is short.
+    // A HUP may wait for that.
+    uint64_t last_byte_read() const {
+        return write_shut_ && slots_.published_count() != 0 ? slots_.head() : UINT64_MAX;
+    }
     uint64_t half_read() const { return slots_.tail() + (slots_.published_count() + 1) / 2; }
 
     // driver_inbound.cpp: messages of the peer that are looked at, and put together, before the program sees
@@ -304,6 +308,8 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     bool program_told_ = false;                               // the end was published
     bool disconnecting_ = false, finished_ = false, in_turn_ = false, counted_open_ = false;
     bool peer_ended_ = false, stream_end_told_ = false;  // its stream: it came, the program knows
+    bool stream_closed_ =
+        false;  // by shutdown(): transmit_head_ is its end, whatever the program writes there
     bool write_shut_ = false, sweep_due_ = false, b_has_news_ = true;
 };
 

@@ -78,7 +78,10 @@ bool Driver::take_receive(const fabric::Completion& completion) {
     context_.counters->bytes_received += delivery->length;
     received_since_sweep_ = true;
     if (context_.trace->active()) trace_received(*delivery, completion.byte_length);
-    if (delivery->end_of_stream) peer_ended_ = true;
+    if (delivery->end_of_stream) {
+        peer_ended_ = true;
+        if (assembly_ == Assembly::judging && !gathered_.empty()) enqueue_gathered();  // nothing more comes
+    }
     if (delivery->length == 0) {
         slots_.give_back(slot);
         return true;
@@ -146,7 +149,7 @@ void Driver::replenish() {
     const bool short_of_extents =
         inbound_unplaced_ != 0 || stage_ == Stage::channel_read || stage_ == Stage::channel_write;
     const bool starved = (posted < wanted || short_of_extents) && slots_.published_count() != 0;
-    mirror_.request_return_at(starved ? half_read() : UINT64_MAX);
+    mirror_.request_return_at(starved ? half_read() : last_byte_read());
 }
 
 // Pieces of which no slot is posted or waits for the program.

@@ -18,13 +18,14 @@ constexpr uint8_t kSessionMessage = 0x00,
 
 // Looks how far the program has written. False: nonsense in the shared memory, the connection has failed.
 bool Driver::take_program_stream() {
-    if (mirror_.b() < 0) return true;
+    if (mirror_.b() < 0 || stream_closed_) return true;
     uint64_t head = 0;
     if (!mirror_.read_transmit_head(&head)) {
         fail_by_program(Reason::shared_memory_violation);
         return false;
     }
     transmit_head_ = head;
+    stream_closed_ = write_shut_;
     return true;
 }
 
@@ -214,6 +215,7 @@ bool Driver::post(const connection::OutgoingMessage& message) {
     entry.transmit_end = last_transmit_end_;
     if (message.last_fragment) stage_ = Stage::none;
     if (context_.trace->active()) trace_sent(message);
+    if (message.flags & wire::kSmbdEndOfStream) trace_line("shut down for writing by the program", {});
     return post_work(request, entry);
 }
 

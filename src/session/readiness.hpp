@@ -122,6 +122,9 @@ struct StreamResult {
 // consumes nothing, and leaves A readable. Both check for an engine that died (A hung up without a word in
 // memory): ECONNRESET.
 StreamResult stream_receive(const ConnectionView&, int a, const iovec* iov, int count, bool peek);
+// Sets ShutdownBits and rings. No send is in the middle of its bytes then, so that those which were accepted
+// come before the end.
+void stream_shut(const ConnectionView&, int a, uint32_t bits);
 // Bytes that a receive would find now, headers included (FIONREAD).
 uint64_t stream_readable(const ConnectionView&);
 // Drops up to `length` bytes without copying (MSG_TRUNC).

@@ -43,7 +43,14 @@ int pending_error(ConnectionMemory& m, int a) {
 }
 
 bool engine_is_lost(ConnectionMemory& m, int a) {
-    const auto ended = [&] { return m.end.load(std::memory_order_acquire) != End::none; };
+    // Of an orderly end alone while we may still send, more is to be said; `state` says it, or our own end
+    // does.
+    const auto ended = [&] {
+        const End end = m.end.load(std::memory_order_acquire);
+        return end == End::reset ||
+               (end == End::orderly && (m.state.load(std::memory_order_acquire) == ConnectionState::ended ||
+                                        (m.shutdown.load(std::memory_order_relaxed) & shutdown_write)));
+    };
     auto state = m.state.load(std::memory_order_acquire);
     if (ended() && state != ConnectionState::connecting) return false;
     if (!mirror_hung_up(a)) return false;
@@ -52,10 +59,11 @@ bool engine_is_lost(ConnectionMemory& m, int a) {
     const bool connecting = state == ConnectionState::connecting;
     if (state == ConnectionState::failed || (ended() && !connecting)) return false;
     int32_t none = 0;
-    m.error.compare_exchange_strong(none, connecting ? ECONNREFUSED : ECONNRESET, std::memory_order_seq_cst);
+    End open = m.end.load(std::memory_order_acquire);
+    const int error = connecting ? ECONNREFUSED : open == End::orderly ? EPIPE : ECONNRESET;
+    m.error.compare_exchange_strong(none, error, std::memory_order_seq_cst);
     uint32_t no_reason = 0;
     m.reason.compare_exchange_strong(no_reason, static_cast<uint32_t>(Reason::engine_lost));
-    End open = End::none;
     m.end.compare_exchange_strong(open, End::reset, std::memory_order_seq_cst);
     if (connecting)
         m.state.compare_exchange_strong(state, ConnectionState::failed, std::memory_order_seq_cst);
@@ -112,6 +120,15 @@ uint64_t stream_unsent(const ConnectionView& view) {
 }
 
 void ring_doorbell(const ConnectionView& view, int a) { ring_counted(*view.memory, a); }
+
+void stream_shut(const ConnectionView& view, int a, uint32_t bits) {
+    {
+        // A signal handler in the middle of a send() has it already, and goes on without.
+        StreamLock lock(view, a, StreamLock::Which::transmit);
+        view.memory->shutdown.fetch_or(bits);
+    }
+    ring_counted(*view.memory, a);
+}
 
 ConnectionState stream_state(const ConnectionView& view, int a) {
     ConnectionMemory& m = *view.memory;

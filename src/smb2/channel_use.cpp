@@ -19,9 +19,13 @@ void Negotiated::learn(std::span<const std::byte> start) {
 }
 
 uint32_t look_wanted(std::span<const std::byte> start, uint32_t length) {
-    for (size_t i = 0; i < std::min(start.size(), sizeof kProtocolId); ++i)
-        if (static_cast<uint8_t>(start[i]) != static_cast<uint8_t>(kProtocolId >> (8 * i))) return 1;
-    return std::min(kLook, length);
+    const auto begins_with = [start](uint32_t identifier) {
+        for (size_t i = 0; i < std::min(start.size(), sizeof identifier); ++i)
+            if (static_cast<uint8_t>(start[i]) != static_cast<uint8_t>(identifier >> (8 * i))) return false;
+        return true;
+    };
+    if (begins_with(kProtocolId)) return std::min(kLook, length);
+    return begins_with(kTransformId) ? std::min<uint32_t>(sizeof kTransformId, length) : 1;
 }
 
 Unused why_unused(std::span<const std::byte> start, uint32_t length, const Negotiated& negotiated) {
