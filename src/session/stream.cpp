@@ -72,7 +72,8 @@ bool engine_is_lost(ConnectionMemory& m, int a) {
 
 void wake_engine(ConnectionMemory& m, int a) {
     if (m.armed.load(std::memory_order_seq_cst) == 0) return;
-    if (m.armed.exchange(0, std::memory_order_seq_cst) == 1) raw::send(a, &kRing, 1);
+    if (m.armed.exchange(0, std::memory_order_seq_cst) == 1 && raw::send(a, &kRing, 1) != 1)
+        engine_is_lost(m, a);  // the next call hears of it
 }
 
 StreamResult stream_receive(const ConnectionView& view, int a, const iovec* iov, int count, bool peek) {

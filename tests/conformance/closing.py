@@ -91,6 +91,30 @@ def after_the_half(how):
     say(outcome(c.recv, 14) if how != 'reset' else '', outcome(c.recv, 1), outcome(c.recv, 1), wait_for(c, 'HUP'), poll_mask(c))
 
 
+@each(how=('SHUT_WR', 'SHUT_RDWR'), size=(200000, 6000000))
+def beside_a_send(how, size):
+    """shutdown() while another thread sends: what send() counts arrives, and then the end."""
+    c, s = connection()
+    data = message(size) * (18000000 // size)
+    sender = Later(c.send, data, socket.MSG_NOSIGNAL)
+    reader = Later(lambda: sum(len(part) for part in iter(lambda: s.recv(1 << 20), b'')))
+    until(lambda: unsent(c) > 0)
+    say(outcome(c.shutdown, getattr(socket, how)))
+    sent = sender.outcome()
+    say(reader.outcome() == sent, outcome(c.send, message(1), socket.MSG_NOSIGNAL))
+
+
+@case
+def all_is_sent_of_a_half():
+    """Both have shut; one had much to say, and it arrives late."""
+    c, s = connection()
+    c.shutdown(socket.SHUT_WR)
+    say(outcome(s.recv, 1))
+    sent = fill(s)
+    say(outcome(s.shutdown, socket.SHUT_WR), unsent(s) > 0)
+    say(len(received(c, sent)) == sent, outcome(c.recv, 1), until(lambda: unsent(s) == 0), wait_for(s, 'HUP'))
+
+
 @case
 def half_of_many_holders():
     """The half is the connection's, not the descriptor's."""

@@ -36,6 +36,24 @@ def half_a_message(part, then):
         say('received', until(lambda: waiting(s) == part, 1))
 
 
+@case
+def trickle():
+    """A byte now and then, and the reader has them long before the message is whole."""
+    c, s = connection()
+    data, done = message(1000), threading.Event()
+
+    def write():
+        for at in range(300):
+            if done.is_set():
+                break
+            c.send(data[at:at + 1])
+            done.wait(0.01)
+    writer = in_thread(write)
+    say(until(lambda: waiting(s) > 10, 2))
+    done.set()
+    writer.join()
+
+
 @each(size=(6, 17, 40))
 def peek_across_messages(size):
     c, s = connection()
