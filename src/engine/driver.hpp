@@ -105,32 +105,34 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     Result<void> register_private_buffers();
     void fit_to_wire();
     void create_core(connection::Role, const fabric::PrivateData& peer);
+    uint8_t abilities() const;
     void settle_established();
     void attach_mirror(int b);
     void turn();
     bool work();
     void look_at_program();
     void arm_timer();
+    void arm_push_timer();
     void on_timer();
+    void spin_after_small_messages(uint64_t moved_before);
+    bool answer_sends_after_end();
+    bool stream_is_cut_off();
+
+    // driver_end.cpp
     bool begin_end(Error);
     void fail_by_program(Reason);
     void fail(Error);             // this side ends it: the peer is disconnected, the program sees `error`
     void end_for_program(Error);  // publishes the end to the program
     void reset_peer();
+    void drop_mirror();
+    void arm_close_timer();
     void finish_when_drained();
     bool both_halves_are_over() const;
     void hang_up();
     void end_stream_or_disconnect(bool whole);
     void tell_end_of_stream();
     void tell_drained();
-    uint8_t abilities() const;
     void finish();
-    void spin_after_small_messages(uint64_t moved_before);
-    bool answer_sends_after_end();
-    bool stream_is_cut_off();
-    void drop_mirror();
-    void arm_close_timer();
-    void arm_push_timer();
 
     // driver_trace.cpp
     void trace_line(const char* what, Error);
@@ -154,11 +156,11 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     bool post_slot(uint32_t slot);
     void give_back_idle_memory();
     void drop_idle_receive();
-    // Where the program has read half of what waits for it: news, when memory is short.
-    // A HUP may wait for that.
+    // Where the program has read all of what waits for it, which a HUP may wait for.
     uint64_t last_byte_read() const {
         return write_shut_ && slots_.published_count() != 0 ? slots_.head() : UINT64_MAX;
     }
+    // Where it has read half: news, when memory is short.
     uint64_t half_read() const { return slots_.tail() + (slots_.published_count() + 1) / 2; }
 
     // driver_inbound.cpp: messages of the peer that are looked at, and put together, before the program sees
@@ -308,8 +310,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     bool program_told_ = false;                               // the end was published
     bool disconnecting_ = false, finished_ = false, in_turn_ = false, counted_open_ = false;
     bool peer_ended_ = false, stream_end_told_ = false;  // its stream: it came, the program knows
-    bool stream_closed_ =
-        false;  // by shutdown(): transmit_head_ is its end, whatever the program writes there
+    bool stream_closed_ = false;  // transmit_head_ is its end, whatever the program writes there
     bool write_shut_ = false, sweep_due_ = false, b_has_news_ = true;
 };
 
