@@ -194,7 +194,11 @@ void Driver::on_disconnected(Error error) {
     if (mirror_.b() >= 0) mirror_.announce(slots_.head(), bytes_published_);
     held_ = false;
     if (error.errnum == 0 && stream_is_cut_off()) error.errnum = ECONNRESET;
-    end_for_program(error);
+    // What came before an orderly end comes before it, though it waits for the program to read and make room.
+    if (error.errnum == 0 && more_is_to_come())
+        end_to_tell_ = error;
+    else
+        end_for_program(error);
     turn();
 }
 
@@ -288,6 +292,7 @@ bool Driver::work() {
         }
         if (mirror_.b() >= 0) mirror_.announce(slots_.head(), bytes_published_);
         if (peer_ended_ && inbound_.empty() && !program_told_) tell_end_of_stream();
+        if (end_to_tell_ && !more_is_to_come()) end_for_program(*std::exchange(end_to_tell_, std::nullopt));
     }
     if (!core_ || disconnecting_) return true;
     if (peer_gone_) return answer_sends_after_end();
@@ -310,7 +315,9 @@ bool Driver::work() {
 // The program sends although the peer has ended the connection: TCP's answer is a reset, with EPIPE as the
 // error.
 bool Driver::answer_sends_after_end() {
-    if (mirror_.b() >= 0) mirror_.request_return_at(last_byte_read());
+    if (mirror_.b() >= 0)
+        mirror_.request_return_at(end_to_tell_ && slots_.published_count() != 0 ? half_read()
+                                                                                : last_byte_read());
     uint64_t head = transmit_head_;
     if (mirror_.b() < 0 || !mirror_.read_transmit_head(&head) || head == transmit_head_) return true;
     view_.memory->error.store(EPIPE);

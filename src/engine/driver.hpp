@@ -160,6 +160,8 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     uint64_t last_byte_read() const {
         return write_shut_ && slots_.published_count() != 0 ? slots_.head() : UINT64_MAX;
     }
+    // Once the peer is gone: messages that wait for nothing but memory.
+    bool more_is_to_come() const { return !inbound_.empty() && !inbound_.front().is_fetched(); }
     // Where it has read half: news, when memory is short.
     uint64_t half_read() const { return slots_.tail() + (slots_.published_count() + 1) / 2; }
 
@@ -309,6 +311,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     bool program_gone_ = false;                               // the last holder of A closed it
     bool program_told_ = false;                               // the end was published
     bool disconnecting_ = false, finished_ = false, in_turn_ = false, counted_open_ = false;
+    std::optional<Error> end_to_tell_;                   // to the program, by the peer: not yet
     bool peer_ended_ = false, stream_end_told_ = false;  // its stream: it came, the program knows
     bool stream_closed_ = false;  // transmit_head_ is its end, whatever the program writes there
     bool write_shut_ = false, sweep_due_ = false, b_has_news_ = true;

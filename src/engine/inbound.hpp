@@ -30,6 +30,8 @@ struct Inbound {
     uint32_t fetched = 0;
     smb2::RemoteCursor source;
 
+    // From the peer, by RDMA Read.
+    bool is_fetched() const { return !message.fetches.empty(); }
     bool is_ready() const {
         return placed && !failed && reads_outstanding == 0 && next_fetch == message.fetches.size();
     }
