@@ -19,6 +19,8 @@ namespace smbdirect::engine {
 inline constexpr std::array<char, 8> kOwnKind = {'l', 'i', 'b', 's',
                                                  'm', 'b', 'd', 1};  // the last is a version
 inline constexpr size_t kIrdOrdLength = 8;
+inline constexpr size_t kFabricMarkAt = kIrdOrdLength + kOwnKind.size();
+inline constexpr size_t kAbilitiesAt = kFabricMarkAt + 1;
 
 inline void put_big_endian32(std::byte* out, uint32_t value) {
     for (int i = 0; i < 4; ++i) out[i] = static_cast<std::byte>(value >> (24 - 8 * i));
@@ -39,9 +41,9 @@ inline fabric::PrivateData make_private_data(uint8_t ird, uint8_t ord, std::stri
     put_big_endian32(data.bytes.data(), ird);
     put_big_endian32(data.bytes.data() + 4, ord);
     std::memcpy(data.bytes.data() + kIrdOrdLength, kOwnKind.data(), kOwnKind.size());
-    data.bytes[kIrdOrdLength + kOwnKind.size()] = static_cast<std::byte>(fabric_mark(fabric_name));
-    data.bytes[kIrdOrdLength + kOwnKind.size() + 1] = static_cast<std::byte>(abilities);
-    data.length = kIrdOrdLength + kOwnKind.size() + 2;
+    data.bytes[kFabricMarkAt] = static_cast<std::byte>(fabric_mark(fabric_name));
+    data.bytes[kAbilitiesAt] = static_cast<std::byte>(abilities);
+    data.length = kAbilitiesAt + 1;
     return data;
 }
 
@@ -59,15 +61,14 @@ inline bool is_own_kind(const fabric::PrivateData& data) {
 
 // What the other engine's end knows; an older one says nothing, and knows nothing.
 inline uint8_t abilities_of(const fabric::PrivateData& data) {
-    constexpr size_t place = kIrdOrdLength + kOwnKind.size() + 1;
-    return is_own_kind(data) && data.length > place ? static_cast<uint8_t>(data.bytes[place]) : 0;
+    return is_own_kind(data) && data.length > kAbilitiesAt ? static_cast<uint8_t>(data.bytes[kAbilitiesAt])
+                                                           : 0;
 }
 
 // Whether the other engine's end is this fabric as well.
 inline bool is_same_fabric(const fabric::PrivateData& data, std::string_view fabric_name) {
-    constexpr size_t mark = kIrdOrdLength + kOwnKind.size();
-    return is_own_kind(data) && data.length > mark &&
-           data.bytes[mark] == static_cast<std::byte>(fabric_mark(fabric_name));
+    return is_own_kind(data) && data.length > kFabricMarkAt &&
+           data.bytes[kFabricMarkAt] == static_cast<std::byte>(fabric_mark(fabric_name));
 }
 
 }  // namespace smbdirect::engine

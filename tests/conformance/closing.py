@@ -45,7 +45,7 @@ def until_the_end(size, how):
     answer = received(c, size + 8)
     server.join()
     say(len(answer), answer[:4] == message(size + 4)[:4], outcome(c.recv, 1))
-    say('gone', until(lambda: 'HUP' in poll_mask(c).split('|'), 1), outcome(c.getpeername), outcome(c.shutdown, socket.SHUT_WR))
+    say('gone', wait_for(c, 'HUP'), outcome(c.getpeername), outcome(c.shutdown, socket.SHUT_WR))
 
 
 @each(order=('mine', 'yours', 'mine-yours', 'yours-mine', 'mine-reading', 'yours-reading', 'reading-mine', 'mine-yours-reading'))
