@@ -28,6 +28,7 @@ Driver::~Driver() {
         context_.loop->unwatch(mirror_.b(), this);
         mirror_.close_reset();
     }
+    context_.loop->forget(this);
     endpoint_.reset();
     if (memfd_ >= 0) ::close(memfd_);
     session::unmap_connection_memory(&view_);
@@ -260,12 +261,19 @@ void Driver::turn() {
             break;
         }
         if (!work()) break;
-    } while (mirror_.b() >= 0 && mirror_.end_turn());
+    } while (!may_rest());
     in_turn_ = false;
     spin_after_small_messages(moved);
     if (program_gone_ || write_shut_ || peer_gone_) finish_when_drained();
     arm_timer();
     arm_push_timer();
+}
+
+// The doorbell stays off until the loop sleeps.
+bool Driver::may_rest() {
+    if (mirror_.has_news()) return false;
+    if (mirror_.b() >= 0) context_.loop->look_at(this);
+    return true;
 }
 
 // A request or a response went through, no bulk: the next one is likely to be near. With as many connections

@@ -55,7 +55,7 @@ struct DriverContext {
     uint64_t engine_id;
 };
 
-class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
+class Driver final : public fabric::EndpointEvents, public fabric::Watcher, private fabric::Poller {
   public:
     Driver(const DriverContext&, DriverEvents*, uint64_t id);
     ~Driver();
@@ -109,6 +109,10 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void settle_established();
     void attach_mirror(int b);
     void turn();
+    bool may_rest();
+    bool look() override { return mirror_.has_news(); }
+    bool arm() override { return mirror_.b() >= 0 && mirror_.end_turn(); }
+    void on_found() override { turn(); }
     bool work();
     void look_at_program();
     void arm_timer();
@@ -152,6 +156,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     void take_completions();
     bool take_receive(const fabric::Completion&);
     bool take_negotiate_message(const fabric::Completion&);
+    void open_window();
     void replenish();
     bool post_slot(uint32_t slot);
     void give_back_idle_memory();
@@ -264,6 +269,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher {
     SlotLedger slots_;
     uint32_t slot_size_ = 0;
     uint64_t bytes_published_ = 0;
+    uint32_t usual_length_ = 0;  // of a message of the peer
     uint32_t ceiling_ = 0, initial_ceiling_ = 0, ceiling_max_ = 0;
     bool received_since_sweep_ = false;
 

@@ -74,6 +74,7 @@ bool Driver::take_receive(const fabric::Completion& completion) {
         trace_violation();
         return true;  // work() sees the termination
     }
+    usual_length_ = usual_length_ - usual_length_ / 8 + completion.byte_length / 8;
     ++context_.counters->messages_received;
     context_.counters->bytes_received += delivery->length;
     received_since_sweep_ = true;
@@ -125,13 +126,22 @@ bool Driver::post_slot(uint32_t slot) {
     return endpoint_->post_receive(slot, sges).has_value();
 }
 
+// The window opens with use: a peer that used up half of it within one turn would soon wait for credits.
+// Small messages need more receives than large ones, whose window would no longer lie in the processor's
+// cache.
+void Driver::open_window() {
+    constexpr uint32_t kWindowBytes = 1 << 20;
+    const uint32_t most =
+        std::clamp(kWindowBytes / std::max(usual_length_, 1u), initial_ceiling_, ceiling_max_);
+    const uint32_t ceiling = std::min(ceiling_ * 2, most);
+    if (ceiling == ceiling_) return;
+    ceiling_ = ceiling;
+    core_->set_receive_ceiling(ceiling_);
+}
+
 void Driver::replenish() {
     if (slot_size_ == 0) return;
-    // The window opens with use: a peer that used up half of it within one turn would soon wait for credits.
-    if (ceiling_ < ceiling_max_ && core_->receives_outstanding() <= ceiling_ / 2 && established()) {
-        ceiling_ = std::min(ceiling_ * 2, ceiling_max_);
-        core_->set_receive_ceiling(ceiling_);
-    }
+    if (core_->receives_outstanding() <= ceiling_ / 2 && established()) open_window();
     // What cannot be worked on yet is not asked for [MS-SMBD] 3.1.5.9.
     const uint32_t wanted = inbound_unplaced_ < kMostHeldBack ? core_->receives_wanted() : 0;
     uint32_t posted = 0;

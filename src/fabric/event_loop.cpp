@@ -1,5 +1,6 @@
 #include "fabric/event_loop.hpp"
 
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -47,8 +48,8 @@ struct EventLoop::Impl {
     uint64_t next_timer = 1;
     std::vector<std::function<void()>> deferred, running;
     Nanoseconds time = monotonic_now();
-    Nanoseconds spin = 0;
-    std::vector<Poller*> pollers;
+    Nanoseconds spin_until = 0;
+    std::vector<Poller*> unarmed, found;
     std::atomic<bool> stopped = false;
 
     Impl() {
@@ -91,8 +92,10 @@ struct EventLoop::Impl {
         epoll_ctl(epoll, EPOLL_CTL_DEL, fd, nullptr);
     }
 
+    bool is_idle() const { return found.empty() && deferred.empty(); }
+
     int sleep_time(int limit_ms) const {
-        if (!deferred.empty()) return 0;
+        if (!is_idle()) return 0;
         if (timers.empty()) return limit_ms;
         const Nanoseconds left = timers.begin()->first.first - monotonic_now();
         if (left <= 0) return 0;
@@ -100,18 +103,44 @@ struct EventLoop::Impl {
         return limit_ms < 0 ? static_cast<int>(ms) : static_cast<int>(std::min<Nanoseconds>(ms, limit_ms));
     }
 
-    // The number of events that came while spinning.
+    void move_to_found(bool (Poller::*has_something)()) {
+        std::erase_if(unarmed, [&](Poller* poller) {
+            if (!(poller->*has_something)()) return false;
+            found.push_back(poller);
+            return true;
+        });
+    }
+
+    // Looks at memory and descriptors for so long. The number of events that came by descriptors.
     int look_awhile(std::span<epoll_event> events) {
-        const Nanoseconds duration = std::exchange(spin, 0);
-        if (duration == 0) return 0;
-        const Nanoseconds until = time + duration;
-        do {
+        move_to_found(&Poller::look);
+        while (spin_until != 0 && is_idle() && !stopped) {
             const int count = epoll_wait(epoll, events.data(), static_cast<int>(events.size()), 0);
             if (count != 0) return count;
-            for (auto* poller : pollers) poller->look();
-        } while (!stopped && deferred.empty() && monotonic_now() < until &&
-                 (timers.empty() || timers.begin()->first.first > monotonic_now()));
+            const Nanoseconds now = monotonic_now();
+            if (!timers.empty() && timers.begin()->first.first <= now) break;
+            if (now >= spin_until) spin_until = 0;
+            sched_yield();  // whoever makes what is awaited may want this processor
+            move_to_found(&Poller::look);
+        }
         return 0;
+    }
+
+    // From here on a descriptor tells.
+    void arm() {
+        move_to_found(&Poller::arm);
+        unarmed.clear();
+    }
+
+    void tell_found() {
+        for (size_t i = 0; i < found.size(); ++i)
+            if (found[i]) found[i]->on_found();
+        found.clear();
+    }
+
+    void forget(Poller* poller) {
+        std::erase(unarmed, poller);
+        std::replace(found.begin(), found.end(), poller, static_cast<Poller*>(nullptr));
     }
 
     void dispatch(const epoll_event& event) {
@@ -176,10 +205,15 @@ void EventLoop::cancel_timer(uint64_t id) {
     impl_->deadlines.erase(found);
 }
 
-void EventLoop::spin(Nanoseconds duration) { impl_->spin = std::max(impl_->spin, duration); }
+void EventLoop::spin(Nanoseconds duration) {
+    impl_->spin_until = std::max(impl_->spin_until, impl_->time + duration);
+}
 
-void EventLoop::add_poller(Poller* poller) { impl_->pollers.push_back(poller); }
-void EventLoop::remove_poller(Poller* poller) { std::erase(impl_->pollers, poller); }
+void EventLoop::look_at(Poller* poller) {
+    auto& unarmed = impl_->unarmed;
+    if (std::find(unarmed.begin(), unarmed.end(), poller) == unarmed.end()) unarmed.push_back(poller);
+}
+void EventLoop::forget(Poller* poller) { impl_->forget(poller); }
 
 void EventLoop::defer(std::function<void()> task) { impl_->deferred.push_back(std::move(task)); }
 Nanoseconds EventLoop::now() const { return impl_->time; }
@@ -193,11 +227,13 @@ bool EventLoop::run_once(int timeout_ms) {
     if (impl_->stopped) return false;
     std::array<epoll_event, 64> events;
     int count = impl_->look_awhile(events);
+    if (count == 0 && impl_->is_idle()) impl_->arm();
     if (count == 0)
         count = epoll_wait(impl_->epoll, events.data(), static_cast<int>(events.size()),
                            impl_->sleep_time(timeout_ms));
     impl_->time = monotonic_now();
     for (int i = 0; i < count; ++i) impl_->dispatch(events[static_cast<size_t>(i)]);
+    impl_->tell_found();
     impl_->fire_timers();
     impl_->run_deferred();
     return !impl_->stopped;

@@ -22,10 +22,14 @@ class Watcher {
     ~Watcher() = default;
 };
 
-// Looks for events that need no descriptor to be seen, while the loop spins.
+// Something whose events are seen by a look at memory, and told by a descriptor only when that was asked for.
+// Being told costs whoever causes the event a system call, and the loop a few: it is asked for only before
+// the loop sleeps.
 class Poller {
   public:
-    virtual void look() = 0;  // defers what it finds, which ends the spinning
+    virtual bool look() = 0;      // whether there is something
+    virtual bool arm() = 0;       // asks to be told from now on; whether there is something already
+    virtual void on_found() = 0;  // called in the turn that follows, when one of the two said so
 
   protected:
     ~Poller() = default;
@@ -56,8 +60,11 @@ class EventLoop {
     // messages, where waking up costs more than the work; to be asked for anew in every turn, so that an idle
     // loop never spins.
     void spin(Nanoseconds duration);
-    void add_poller(Poller* poller);
-    void remove_poller(Poller* poller);
+
+    // Looks at it in every turn, and arms it before the loop sleeps, which ends the looking. Again and again
+    // while the loop spins.
+    void look_at(Poller* poller);
+    void forget(Poller* poller);
 
     Nanoseconds now() const;        // the time of this turn (refreshed once per wake-up)
     void run();                     // until stop()

@@ -219,9 +219,10 @@ struct MirrorSteps {
         take_doorbell(s);
         answer_receive_recovery(s);
         if (!answer_transmit_recovery(s)) return false;
-        if (b_has_news && !accounted_for(s, here)) return false;
-        if (!b_has_news && s.debt > 0) here = raw::queued(s.b);
-        if (!s.transmit_quiet && !pay_debt(s, here)) return false;
+        if (s.foreign || (b_has_news && !accounted_for(s, here))) return false;
+        // Taking bytes wakes whoever sleeps in recv() on A: a single doorbell waits for the end of the turn.
+        if (s.debt > 1 && !b_has_news) here = raw::queued(s.b);
+        if (s.debt > 1 && !s.transmit_quiet && !pay_debt(s, here)) return false;
         s.transmit_head_seen =
             std::max(s.transmit_head_seen, m.transmit_head.load(std::memory_order_acquire));
         s.shutdown_seen = m.shutdown.load(std::memory_order_acquire);
@@ -253,6 +254,8 @@ struct MirrorSteps {
     static bool end_turn(State& s) {  // e3
         ConnectionMemory& m = *s.view.memory;
         if (s.b < 0) return false;
+        if (s.debt > 0 && !s.transmit_quiet && !pay_debt(s, raw::queued(s.b)))
+            return s.foreign = true;  // for begin_turn() to tell
         m.armed.store(1, std::memory_order_seq_cst);
         s.armed = true;
         Policy::step();

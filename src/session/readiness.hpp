@@ -64,6 +64,7 @@ struct MirrorState {
     uint32_t shutdown_seen = 0, abort_seen = 0;
     bool armed = false, receive_quiet = false, transmit_quiet = false;
     bool hold_out = false;  // connecting: OUT stays off whatever the space
+    bool foreign = false;   // a byte in B was not the library's
     bool ended = false;     // shutdown(B, SHUT_WR) is done: no token can be sent, none is needed
 };
 
@@ -84,6 +85,10 @@ class EngineMirror {
     // abort, the mark reached. Bound the number of turns in a row: a hostile program can always have
     // something new.)
     bool end_turn();
+
+    // Between turns instead of end_turn(), as long as somebody looks again and again: whether the program did
+    // something. It keeps the doorbell off, which spares the program a system call.
+    bool has_news() const;
 
     // Protocol R. `published` descriptors have been written since the last call; tells the program.
     void announce(uint64_t receive_head, uint64_t bytes_published);
@@ -119,9 +124,11 @@ struct StreamResult {
 };
 
 // Copies out of the ring. Never blocks. bytes > 0 is success even when the ring was drained by it. peek:
-// consumes nothing, and leaves A readable. Both check for an engine that died (A hung up without a word in
-// memory): ECONNRESET.
-StreamResult stream_receive(const ConnectionView&, int a, const iovec* iov, int count, bool peek);
+// consumes nothing, and leaves A readable. Where there is nothing, both check for an engine that died (A hung
+// up without a word in memory): ECONNRESET. That is a system call, which is for nothing if the caller waits
+// on A now.
+StreamResult stream_receive(const ConnectionView&, int a, const iovec* iov, int count, bool peek,
+                            bool check_engine = true);
 // Sets ShutdownBits and rings. No send is in the middle of its bytes then, so that those which were accepted
 // come before the end.
 void stream_shut(const ConnectionView&, int a, uint32_t bits);

@@ -17,11 +17,11 @@ StreamResult send(const ConnectionView& view, int a, const iovec* iov, int count
     return Sender<Correct>(view, a).send(from, whole);
 }
 
-StreamResult receive(const ConnectionView& view, int a, Cursor& to) {
+StreamResult receive(const ConnectionView& view, int a, Cursor& to, bool check_engine) {
     if (to.room() == 0) return {};
     StreamLock lock(view, a, StreamLock::Which::receive);
     if (lock.error()) return {0, lock.error(), false};
-    return Receiver<Correct>(view, a).receive(to);
+    return Receiver<Correct>(view, a, check_engine).receive(to);
 }
 
 }  // namespace
@@ -76,18 +76,19 @@ void wake_engine(ConnectionMemory& m, int a) {
         engine_is_lost(m, a);  // the next call hears of it
 }
 
-StreamResult stream_receive(const ConnectionView& view, int a, const iovec* iov, int count, bool peek) {
+StreamResult stream_receive(const ConnectionView& view, int a, const iovec* iov, int count, bool peek,
+                            bool check_engine) {
     Cursor to(iov, count);
-    if (!peek) return receive(view, a, to);
+    if (!peek) return receive(view, a, to, check_engine);
     if (to.room() == 0) return {};
     StreamLock lock(view, a, StreamLock::Which::receive);
     if (lock.error()) return {0, lock.error(), false};
-    return Receiver<Correct>(view, a).peek(to);
+    return Receiver<Correct>(view, a, check_engine).peek(to);
 }
 
 StreamResult stream_discard(const ConnectionView& view, int a, size_t length) {
     Cursor nowhere(length);
-    return receive(view, a, nowhere);
+    return receive(view, a, nowhere, true);
 }
 
 // Without the lock, so that it works in a signal handler and beside a dead owner: looks again if a receive

@@ -32,7 +32,8 @@ void wake_engine(ConnectionMemory&, int a);     // after a seq_cst fence behind 
 template <class Policy>
 class Receiver {
   public:
-    Receiver(const ConnectionView& view, int a) : view_(view), m_(*view.memory), a_(a) {
+    Receiver(const ConnectionView& view, int a, bool check_engine = true)
+        : view_(view), m_(*view.memory), a_(a), check_engine_(check_engine) {
         tail_ = m_.receive_tail.load(std::memory_order_relaxed);
         position_ = position_at(tail_, m_.receive_position.load(std::memory_order_relaxed));
     }
@@ -199,7 +200,7 @@ class Receiver {
         End end = m_.end.load(std::memory_order_acquire);
         bool failed = m_.state.load(std::memory_order_acquire) == ConnectionState::failed;
         if (end == End::none && !failed && !(m_.shutdown.load(std::memory_order_relaxed) & shutdown_read)) {
-            if (!engine_is_lost(m_, a_)) {
+            if (!check_engine_ || !engine_is_lost(m_, a_)) {
                 result.error = EAGAIN;
                 return true;
             }
@@ -219,6 +220,7 @@ class Receiver {
     const ConnectionView& view_;
     ConnectionMemory& m_;
     int a_;
+    const bool check_engine_;
     uint64_t tail_ = 0, bytes_ = 0;
     uint32_t position_ = 0;
     bool drained_ = false;

@@ -132,7 +132,10 @@ class Run {
     }
 
     void check_end_state() {
-        for (int i = 0; i < 3; ++i) MirrorSteps<Policy>::begin_turn(engine_->state(), true);
+        for (int i = 0; i < 3; ++i) {
+            MirrorSteps<Policy>::begin_turn(engine_->state(), true);
+            MirrorSteps<Policy>::end_turn(engine_->state());
+        }
         pollfd a{w_.pair.a, POLLIN | POLLOUT | POLLRDHUP, 0};
         ::poll(&a, 1, 0);
         uint32_t in_b = raw::queued(w_.pair.b), in_a = raw::queued(w_.pair.a);

@@ -82,11 +82,15 @@ TEST_CASE("the doorbell is one byte, rung once, and takes OUT with it for no mom
     CHECK(bench.send("two") == 3);
     CHECK(bench.in_b() == 2);
     CHECK(bench.mirror.begin_turn());
-    CHECK(bench.in_b() == 1);
+    CHECK(bench.send("three") == 5);
+    CHECK(bench.in_b() == 2);  // not rung while the engine is awake, and taken when it goes to sleep
+    CHECK(bench.mirror.has_news());
     uint64_t head = 0;
     CHECK(bench.mirror.read_transmit_head(&head));
-    CHECK(head == 6);
+    CHECK(head == 11);
+    CHECK_FALSE(bench.mirror.has_news());
     CHECK_FALSE(bench.mirror.end_turn());
+    CHECK(bench.in_b() == 1);
     ring_doorbell(bench.view, bench.pair.a);
     CHECK(bench.in_b() == 2);
     CHECK(bench.turn());

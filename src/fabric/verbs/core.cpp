@@ -43,10 +43,9 @@ Error resource_error(int errnum) {
 
 // ---------------------------------------------------------------- Core
 
-Core::Core(EventLoop& event_loop) : loop(event_loop), background(event_loop) { loop.add_poller(this); }
+Core::Core(EventLoop& event_loop) : loop(event_loop), background(event_loop) {}
 
 Core::~Core() {
-    loop.remove_poller(this);
     if (channel_) loop.unwatch(channel_->fd, this);
 }
 
@@ -97,10 +96,6 @@ void Core::on_ready(uint32_t) {
         else if (copy.type == RDMA_CM_EVENT_CONNECT_REQUEST)
             rdma_destroy_id(copy.id);
     }
-}
-
-void Core::look() {
-    for (auto* owner : hot_) owner->look();
 }
 
 void Core::forget(const Device* device) {

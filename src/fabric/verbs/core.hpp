@@ -48,8 +48,6 @@ class QueuePairOwner {
   public:
     virtual void on_cq_event() = 0;
     virtual void on_qp_async_event(ibv_event_type) = 0;
-    // Looks for completions without having been told, and announces them later in this turn.
-    virtual void look() = 0;
 
   protected:
     ~QueuePairOwner() = default;
@@ -95,7 +93,7 @@ class Device final : public std::enable_shared_from_this<Device>, private Watche
     bool removed_ = false;
 };
 
-class Core final : private Watcher, private Poller {
+class Core final : private Watcher {
   public:
     explicit Core(EventLoop& loop);
     ~Core();
@@ -110,9 +108,6 @@ class Core final : private Watcher, private Poller {
 
     void forget(const Device* device);
     void remove_device(std::string_view uverbs_name);
-    // What the engine's loop looks at while it spins: the endpoints that moved lately.
-    void set_hot(QueuePairOwner* owner) { hot_.insert(owner); }
-    void set_cold(QueuePairOwner* owner) { hot_.erase(owner); }
 
     // Called when addresses may have become usable, or stopped being so.
     std::function<void()> on_addresses_may_have_changed;
@@ -122,11 +117,9 @@ class Core final : private Watcher, private Poller {
 
   private:
     void on_ready(uint32_t) override;
-    void look() override;
 
     EventChannel channel_;
     std::map<ibv_context*, std::weak_ptr<Device>> devices_;
-    std::set<QueuePairOwner*> hot_;
 };
 
 // What a call of rdma-core that failed with this errno means to somebody who waits for memory or a queue.

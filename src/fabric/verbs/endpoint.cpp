@@ -335,7 +335,7 @@ void VerbsEndpoint::die(Error error) {
 
 void VerbsEndpoint::release() {
     core_.loop.cancel_timer(std::exchange(timer_, 0));
-    if (std::exchange(hot_, false)) core_.set_cold(this);
+    core_.loop.forget(this);
     if (!resources_) return;
     resources_->detach();
     if (resources_->device) resources_->device->remove_user(this);

@@ -9,7 +9,11 @@
 
 namespace smbdirect::fabric::verbs {
 
-class VerbsEndpoint final : public Endpoint, private CmHandler, private DeviceUser, private QueuePairOwner {
+class VerbsEndpoint final : public Endpoint,
+                            private CmHandler,
+                            private DeviceUser,
+                            private QueuePairOwner,
+                            private Poller {
   public:
     explicit VerbsEndpoint(Core& core);
     ~VerbsEndpoint() override;
@@ -71,7 +75,10 @@ class VerbsEndpoint final : public Endpoint, private CmHandler, private DeviceUs
     // work: endpoint_work.cpp
     void on_cq_event() override;
     void on_qp_async_event(ibv_event_type) override;
-    void look() override;
+    bool look() override;
+    bool arm() override;
+    void on_found() override { on_completions(); }
+    void on_completions();
     Result<void> check_send(const SendRequest& request, uint64_t length) const;
     bool post_batch();
     void take_hardware_completions();
@@ -85,7 +92,7 @@ class VerbsEndpoint final : public Endpoint, private CmHandler, private DeviceUs
     Core& core_;
     EndpointEvents* events_ = nullptr;
     Phase phase_ = Phase::setup;
-    bool passive_ = false, armed_ = false, hot_ = false, announced_ = false, disconnect_sent_ = false;
+    bool passive_ = false, armed_ = false, disconnect_sent_ = false;
     bool own_kind_ = false, resetting_ = false, reset_by_peer_ = false;
     bool waits_for_peer_ = false;  // iWARP, before the MPA Reply: destroying the identifier would block
     std::shared_ptr<struct ConnectCall> call_;  // runs in the background, as job_

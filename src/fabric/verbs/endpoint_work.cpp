@@ -192,19 +192,22 @@ bool VerbsEndpoint::post_batch() {
 
 void VerbsEndpoint::on_cq_event() {
     armed_ = false;
+    on_completions();
+}
+
+void VerbsEndpoint::on_completions() {
     if (events_) events_->on_completions();
 }
 
-// While the loop spins: what is there is moved to us, and the owner hears of it in this turn.
-void VerbsEndpoint::look() {
-    if (announced_ || phase_ == Phase::dead) return;
+bool VerbsEndpoint::look() {
     take_hardware_completions();
-    if (completed_.empty()) return;
-    announced_ = true;
-    deliver_later([this] {
-        announced_ = false;
-        if (events_) events_->on_completions();
-    });
+    return !completed_.empty();
+}
+
+// Armed first, looked at then: a completion between the two would tell nobody.
+bool VerbsEndpoint::arm() {
+    armed_ = ibv_req_notify_cq(resources_->completion_queue.get(), 0) == 0;
+    return look();
 }
 
 size_t VerbsEndpoint::poll(std::span<Completion> out) {
@@ -216,17 +219,9 @@ size_t VerbsEndpoint::poll(std::span<Completion> out) {
         }
         if (count == out.size() || phase_ == Phase::dead) break;
         take_hardware_completions();
-        if (!completed_.empty()) continue;
-        if (armed_ || phase_ == Phase::dead) break;
-        // Armed first, looked again then: a completion between the two would tell nobody.
-        armed_ = ibv_req_notify_cq(resources_->completion_queue.get(), 0) == 0;
-        if (!armed_) break;
+        if (completed_.empty()) break;
     }
-    // Somebody is talking: worth a look while the loop spins.
-    if (!hot_ && count && phase_ == Phase::established) {
-        hot_ = true;
-        core_.set_hot(this);
-    }
+    if (!armed_ && phase_ != Phase::dead) core_.loop.look_at(this);
     return count;
 }
 
