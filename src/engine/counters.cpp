@@ -45,6 +45,7 @@ constexpr std::array kRows = {
     Row{"trace_dropped", &Counters::trace_dropped},
     Row{"fds", &Counters::fds},
     Row{"memory_kib", &Counters::memory_kib},
+    Row{"spin_us", &Counters::spin_us},
 };
 
 }  // namespace

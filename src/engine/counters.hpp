@@ -40,6 +40,7 @@ struct Counters {
     // Gauges, filled when asked.
     uint64_t listeners = 0, fds = 0, memory_kib = 0, uptime_seconds = 0, pid = 0, monitor_pid = 0,
              engine_restarts = 0;
+    uint64_t spin_us = 0;  // how long the loop looks on after a small message, where it does
 };
 
 std::string counters_as_lines(const Counters&);

@@ -281,11 +281,13 @@ bool Driver::may_rest() {
 void Driver::spin_after_small_messages(uint64_t moved_before) {
     constexpr uint64_t kSmall = 16 * 1024;
     const uint64_t moved = transmit_head_ + bytes_published_ - moved_before;
-    if (moved > kSmall) context_.spin_guard->saw_bulk(context_.loop->now());
-    if (moved == 0 || moved > kSmall || context_.settings->spin_us == 0) return;
-    if (context_.counters->connections_open <= kMostForSpinning &&
-        context_.spin_guard->allows(context_.loop->now()))
-        context_.loop->spin(int64_t{context_.settings->spin_us} * 1000);
+    auto& guard = *context_.spin_guard;
+    const auto now = context_.loop->now();
+    if (moved > kSmall) guard.saw_bulk(now);
+    const auto& chosen = context_.settings->spin_us;
+    if (moved == 0 || moved > kSmall || chosen == 0u) return;
+    if (context_.counters->connections_open <= kMostForSpinning && guard.allows(now))
+        context_.loop->spin(chosen ? int64_t{*chosen} * 1000 : guard.usual_wait());
 }
 
 // False: the connection failed on the way, nothing more is to be done in this turn.

@@ -328,6 +328,8 @@ void Engine::fill_gauges() {
     counters_.monitor_pid = static_cast<uint64_t>(options_.monitor_pid);
     counters_.uptime_seconds = static_cast<uint64_t>((loop_.now() - started_) / kSecond);
     counters_.listeners = listeners_->size();
+    counters_.spin_us =
+        options_.settings.spin_us.value_or(static_cast<uint32_t>(spin_guard_.usual_wait() / 1000));
     counters_.fds = 0;
     if (DIR* directory = opendir("/proc/self/fd")) {
         while (readdir(directory)) ++counters_.fds;

@@ -77,7 +77,7 @@ class Engine final : public DriverEvents {
     fabric::EventLoop loop_;
     Counters counters_;
     TraceWriter trace_;
-    SpinGuard spin_guard_;
+    SpinGuard spin_guard_{&loop_};
     std::unique_ptr<fabric::Fabric> iwarp_, memory_;
     std::unique_ptr<fabric::VerbsFabric> verbs_;
     DriverContext context_;

@@ -53,10 +53,12 @@ Settings settings_from_environment() {
     read_number("SMBDIRECT_IDLE_EXIT", &idle_exit, 0, 86'400);  // seconds
     if (idle_exit != UINT32_MAX)
         settings.idle_exit_seconds = settings.idle_exit_with_device_seconds = idle_exit;
-    read_number("SMBDIRECT_CONNECT_TIMEOUT", &settings.connect_timeout_ms, 1, 600'000);    // milliseconds
-    read_number("SMBDIRECT_SPIN", &settings.spin_us, 0, 1000);                             // microseconds
-    read_number("SMBDIRECT_CREDITS", &settings.stranger.send_credit_target, 4, 65'535);    // messages
-    read_number("SMBDIRECT_MAX_SEND_SIZE", &settings.stranger.max_send_size, 1029, 8136);  // bytes
+    read_number("SMBDIRECT_CONNECT_TIMEOUT", &settings.connect_timeout_ms, 1, 600'000);  // milliseconds
+    uint32_t spin_us = UINT32_MAX;
+    read_number("SMBDIRECT_SPIN", &spin_us, 0, 1000);  // microseconds
+    if (spin_us != UINT32_MAX) settings.spin_us = spin_us;
+    read_number("SMBDIRECT_CREDITS", &settings.stranger.send_credit_target, 4, 65'535);           // messages
+    read_number("SMBDIRECT_MAX_SEND_SIZE", &settings.stranger.max_send_size, 1029, 8136);         // bytes
     read_number("SMBDIRECT_MAX_RECEIVE_SIZE", &settings.stranger.max_receive_size, 128, 65'536);  // bytes
     read_number("SMBDIRECT_OWN_FRAGMENT", &settings.own_kind.max_send_size, 1029, 1 << 20);       // bytes
     read_number("SMBDIRECT_MAX_FRAGMENTED_SIZE", &settings.stranger.max_fragmented_receive_size, 131'072,

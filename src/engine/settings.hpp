@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "connection/connection.hpp"
 #include "fabric/iwarp/iwarp_fabric.hpp"
@@ -27,9 +28,9 @@ struct Settings {
     uint32_t initial_receive_bytes = 64 * 1024;  // receive window of a fresh or idle connection
     uint32_t send_queue = 256;                   // work requests
     uint32_t connect_timeout_ms = 10'000;        // resolution and transport, when the program names no limit
-    // The loop looks on for so long after a small message, if cores are left (spin_guard.hpp): as long as a
-    // server needs for a small request. It saves two wake-ups of a round trip. 0: never.
-    uint32_t spin_us = 150;
+    // The loop looks on for so long after a small message, if cores are left: it saves two wake-ups of a
+    // round trip. 0: never. None: as long as is worth it on this machine (spin_guard.hpp).
+    std::optional<uint32_t> spin_us;
     ChannelUse channels = ChannelUse::automatic;
     uint32_t idle_exit_seconds = 60;  // an engine without connections and listeners leaves; 0: never
     // The same where it holds RDMA devices open, which others see and may have to wait for.

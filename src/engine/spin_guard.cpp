@@ -3,16 +3,24 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <thread>
 
 namespace smbdirect::engine {
 
-SpinGuard::SpinGuard()
-    : loadavg_(open("/proc/loadavg", O_RDONLY | O_CLOEXEC)), cores_(std::thread::hardware_concurrency()) {}
+SpinGuard::SpinGuard(fabric::EventLoop* loop)
+    : loadavg_(open("/proc/loadavg", O_RDONLY | O_CLOEXEC)), cores_(std::thread::hardware_concurrency()) {
+    if (loop && cores_ >= 2) wake_up_cost_.emplace(*loop);
+}
 
 SpinGuard::~SpinGuard() {
     if (loadavg_ >= 0) close(loadavg_);
+}
+
+fabric::Nanoseconds SpinGuard::usual_wait() const {
+    constexpr fabric::Nanoseconds kLeast = 150'000, kMost = 1'000'000, kWakeUps = 10;
+    return std::clamp(wake_up_cost_ ? kWakeUps * wake_up_cost_->cost() : 0, kLeast, kMost);
 }
 
 bool SpinGuard::allows(fabric::Nanoseconds now) {

@@ -227,7 +227,7 @@ bool EventLoop::run_once(int timeout_ms) {
     if (impl_->stopped) return false;
     std::array<epoll_event, 64> events;
     int count = impl_->look_awhile(events);
-    if (count == 0 && impl_->is_idle()) impl_->arm();
+    if (count == 0 && impl_->sleep_time(timeout_ms) != 0) impl_->arm();
     if (count == 0)
         count = epoll_wait(impl_->epoll, events.data(), static_cast<int>(events.size()),
                            impl_->sleep_time(timeout_ms));

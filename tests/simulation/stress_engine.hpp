@@ -37,6 +37,7 @@ class Engine {
             publish();
             take();
             if (published_ >= budget_in_all()) t_.receive_done = 1;
+            if (stays_awake()) continue;
             if (!Steps::end_turn(s_)) sleep();
         }
     }
@@ -46,6 +47,14 @@ class Engine {
     uint64_t taken() const { return s_.transmit_tail; }
 
   private:
+    // As an engine that spins: the doorbell stays off, and it looks for itself.
+    bool stays_awake() {
+        if (!random_.one_in(4)) return false;
+        for (uint64_t looks = random_.below(64); looks > 0; --looks)
+            if (Steps::something_new(s_)) return true;
+        return false;
+    }
+
     uint64_t budget_in_all() const { return t_.time_up ? published_ : w_.config.items; }
 
     uint64_t budget() const {

@@ -28,6 +28,26 @@ struct Event final : Watcher {
     void signal() { eventfd_write(fd, 1); }
 };
 
+struct Memory final : Poller {
+    std::string calls;
+    int looks_until_found = -1;  // -1: never
+    bool there_when_armed = false;
+    std::function<void()> act;
+
+    bool look() override {
+        calls += 'l';
+        return looks_until_found >= 0 && looks_until_found-- == 0;
+    }
+    bool arm() override {
+        calls += 'a';
+        return there_when_armed;
+    }
+    void on_found() override {
+        calls += 'f';
+        if (act) act();
+    }
+};
+
 constexpr Nanoseconds ms = 1'000'000;
 
 }  // namespace
@@ -133,4 +153,65 @@ TEST_CASE("an idle loop sleeps") {
     const clock_t before = clock();
     loop.run_once(100);
     CHECK(clock() - before < CLOCKS_PER_SEC / 50);
+}
+
+TEST_CASE("what is looked at is armed before the loop sleeps, and not looked at any more") {
+    EventLoop loop;
+    Memory memory;
+    loop.look_at(&memory);
+    loop.look_at(&memory);
+    loop.run_once(5);
+    loop.run_once(0);
+    CHECK(memory.calls == "la");
+    // Something that came just before is not slept over.
+    memory.calls.clear();
+    memory.there_when_armed = true;
+    loop.look_at(&memory);
+    loop.run_once(-1);
+    CHECK(memory.calls == "laf");
+    loop.look_at(&memory);
+    loop.forget(&memory);
+    loop.run_once(0);
+    CHECK(memory.calls == "laf");
+}
+
+TEST_CASE("a loop that spins looks again and again, and is told nothing") {
+    EventLoop loop;
+    Memory memory, other;
+    memory.looks_until_found = 3;
+    loop.look_at(&memory);
+    loop.spin(2000 * ms);
+    loop.run_once(-1);
+    CHECK(memory.calls == "llllf");
+    // That something came does not end the time: it need not be what is waited for.
+    memory.looks_until_found = 2;
+    loop.look_at(&memory);
+    loop.run_once(-1);
+    CHECK(memory.calls == "llllflllf");
+    // Nor do descriptors and timers wait for its end.
+    Event event;
+    loop.watch(event.fd, EPOLLIN, &event);
+    event.signal();
+    loop.look_at(&memory);
+    loop.run_once(-1);
+    CHECK(event.calls == 1);
+    loop.unwatch(event.fd, &event);
+    bool fired = false;
+    loop.add_timer(loop.now() + 5 * ms, [&] { fired = true; });
+    loop.run_once(-1);
+    CHECK(fired);
+    CHECK(memory.calls.find('a') == std::string::npos);
+    loop.forget(&memory);
+}
+
+TEST_CASE("whoever is found may let go of another one that was found") {
+    EventLoop loop;
+    Memory first, second;
+    first.looks_until_found = second.looks_until_found = 0;
+    first.act = [&] { loop.forget(&second); };
+    loop.look_at(&first);
+    loop.look_at(&second);
+    loop.run_once(0);
+    CHECK(first.calls == "lf");
+    CHECK(second.calls == "l");
 }
