@@ -1,6 +1,7 @@
 #include "engine/listeners.hpp"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
@@ -58,6 +59,17 @@ class ListenerTable::Arrivals final : public fabric::ListenerEvents {
         if (auto started = driver->start_accept(std::move(endpoint), peer, shown, listener_->record.face);
             !started)
             driver->refuse(started.error());
+    }
+
+    void on_refused(const sockaddr_storage& peer, Error error) override {
+        ++table_->context_.counters->connections_failed;
+        if (!table_->context_.trace->active()) return;
+        table_->context_.trace->write_to(
+            listener_->registrar,
+            fmt::format("an arrival from {} is refused: reason {} ({}): {}", fabric::text_of(peer),
+                        static_cast<unsigned>(error.reason), reason_name(error.reason),
+                        reason_sentence(error.reason)),
+            true);
     }
 
   private:

@@ -99,9 +99,9 @@ class TraceFile final : public fabric::Watcher {
         dirty_ = false;
     }
 
-    void engine_line(uint64_t connection, std::string_view line, bool error) {
+    void engine_line(std::string_view line, bool error) {
         drain();  // what the program said before comes first
-        write(realtime_ns(), fmt::format("{}engine conn={} {}", error ? "ERROR " : "", connection, line));
+        write(realtime_ns(), fmt::format("{}engine {}", error ? "ERROR " : "", line));
         dirty_ = true;
     }
 
@@ -156,7 +156,12 @@ void TraceWriter::forget_connection(uint64_t connection_id) { by_connection_.era
 void TraceWriter::bind_connection(uint64_t connection_id, int pid) { by_connection_[connection_id] = pid; }
 
 void TraceWriter::write(uint64_t connection_id, std::string_view line, bool error) {
-    if (TraceFile* file = of_connection(connection_id)) file->engine_line(connection_id, line, error);
+    if (TraceFile* file = of_connection(connection_id))
+        file->engine_line(fmt::format("conn={} {}", connection_id, line), error);
+}
+
+void TraceWriter::write_to(int pid, std::string_view line, bool error) {
+    if (const auto file = files_.find(pid); file != files_.end()) file->second->engine_line(line, error);
 }
 
 void TraceWriter::drain() {

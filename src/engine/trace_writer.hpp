@@ -32,7 +32,8 @@ class TraceWriter {
     void bind_connection(uint64_t connection_id, int pid);
     bool active() const { return !files_.empty(); }
     void write(uint64_t connection_id, std::string_view line, bool error = false);
-    void drain();  // all rings, now
+    void write_to(int pid, std::string_view line, bool error = false);  // of no connection
+    void drain();                                                       // all rings, now
 
   private:
     void arm();

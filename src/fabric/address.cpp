@@ -31,6 +31,24 @@ in6_addr unified(const sockaddr_storage& address) {
 
 }  // namespace
 
+sockaddr_storage address_from(const sockaddr* address) {
+    sockaddr_storage out{};
+    std::memcpy(&out, address, address->sa_family == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in));
+    return out;
+}
+
+std::string text_of(const sockaddr_storage& address) {
+    char text[INET6_ADDRSTRLEN] = "";
+    const std::string port = ':' + std::to_string(port_of(address));
+    if (address.ss_family != AF_INET6)
+        return inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in&>(address).sin_addr, text,
+                         sizeof text) +
+               port;
+    const auto full = as<sockaddr_in6>(address);
+    inet_ntop(AF_INET6, &full.sin6_addr, text, sizeof text);
+    return '[' + std::string(text) + ']' + port;
+}
+
 socklen_t address_size(const sockaddr_storage& address) {
     return address.ss_family == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
 }

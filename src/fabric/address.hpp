@@ -4,10 +4,13 @@
 #include <sys/socket.h>
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace smbdirect::fabric {
 
+sockaddr_storage address_from(const sockaddr* address);  // IPv4 or IPv6
+std::string text_of(const sockaddr_storage& address);    // 192.0.2.1:445 or [2001:db8::1]:445
 socklen_t address_size(const sockaddr_storage& address);
 uint16_t port_of(const sockaddr_storage& address);
 void set_port(sockaddr_storage& address, uint16_t port);

@@ -178,6 +178,8 @@ class ListenerEvents {
     // A connection request. Take the endpoint and accept() or reject() it, now or later; destroying it
     // rejects.
     virtual void on_request(std::unique_ptr<Endpoint> endpoint, const PrivateData& peer) = 0;
+    // One that was refused for lack of something that an endpoint needs.
+    virtual void on_refused(const sockaddr_storage& /*peer*/, Error) {}
 
   protected:
     ~ListenerEvents() = default;

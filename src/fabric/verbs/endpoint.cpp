@@ -70,12 +70,6 @@ Error rejection(const CmEvent& event, bool iwarp) {
     return {Reason::peer_rejected, ECONNREFUSED};
 }
 
-sockaddr_storage address_from(const sockaddr* address) {
-    sockaddr_storage out{};
-    std::memcpy(&out, address, address->sa_family == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in));
-    return out;
-}
-
 void destroy_slowly(Core& core, std::shared_ptr<Resources> resources) {
     if (core.background.run([resources] { resources->destroy(); }, [resources] {}) == 0) resources->destroy();
 }

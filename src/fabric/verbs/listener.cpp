@@ -59,9 +59,11 @@ class VerbsListener::Place final : private CmHandler, private DeviceUser {
     // A connection that cannot be had for lack of something is refused by destroying its identifier.
     void take_request(const CmEvent& event) {
         CmId id(event.id);
+        const sockaddr_storage peer = address_from(rdma_get_peer_addr(id.get()));
         auto endpoint = std::make_unique<VerbsEndpoint>(owner_.core_);
         const auto& wanted = owner_.parameters_;
-        if (!endpoint->take_request(std::move(id), event, {wanted.send_queue, wanted.receive_queue})) return;
+        auto taken = endpoint->take_request(std::move(id), event, {wanted.send_queue, wanted.receive_queue});
+        if (!taken) return owner_.events_->on_refused(peer, taken.error());
         owner_.events_->on_request(std::move(endpoint), event.private_data);
     }
 
