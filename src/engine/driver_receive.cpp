@@ -12,6 +12,12 @@ namespace smbdirect::engine {
 
 using connection::State;
 
+namespace {
+
+constexpr uint32_t kWindowBytes = 1 << 20;
+
+}  // namespace
+
 Result<void> Driver::post_negotiate_receive() {
     fabric::Sge sge{private_.data(), kNegotiateBuffer, private_region_.lkey};
     return endpoint_->post_receive(kNegotiateWrId, {&sge, 1});
@@ -21,11 +27,14 @@ Result<void> Driver::post_negotiate_receive() {
 Result<void> Driver::prepare_receive_area() {
     const auto& geometry = context_.settings->geometry;
     slot_size_ = core_->negotiated().max_receive_size - 24;
-    uint32_t slots = std::min(geometry.receive_area_size / slot_size_, max_slots_);
+    // Where little may be pinned most of it is for others: what is sent, other connections.
+    const auto& limits = endpoint_->limits();
+    const auto area = static_cast<uint32_t>(std::min<uint64_t>(
+        geometry.receive_area_size, std::max<uint64_t>(limits.lockable / 4, 2 * slot_size_)));
+    uint32_t slots = std::min(area / slot_size_, max_slots_);
     if (slots == 0) return smbdirect::fail(Reason::engine_resources, ENOBUFS);  // by odd settings
     slots_.initialise(slots, geometry.receive_ring_entries);
     // Half of the slots may wait for the program while the other half is posted.
-    const auto& limits = endpoint_->limits();
     ceiling_max_ = std::clamp<uint32_t>(
         slots / 2, 1, std::min<uint32_t>(core_settings_.receive_credit_max, limits.max_recv_wr));
     const uint32_t unit = limits.registration_unit;
@@ -130,7 +139,6 @@ bool Driver::post_slot(uint32_t slot) {
 // Small messages need more receives than large ones, whose window would no longer lie in the processor's
 // cache.
 void Driver::open_window() {
-    constexpr uint32_t kWindowBytes = 1 << 20;
     const uint32_t most =
         std::clamp(kWindowBytes / std::max(usual_length_, 1u), initial_ceiling_, ceiling_max_);
     const uint32_t ceiling = std::min(ceiling_ * 2, most);
@@ -145,7 +153,9 @@ void Driver::replenish() {
     // What cannot be worked on yet is not asked for [MS-SMBD] 3.1.5.9.
     const uint32_t wanted = inbound_unplaced_ < kMostHeldBack ? core_->receives_wanted() : 0;
     uint32_t posted = 0;
-    while (posted < wanted) {
+    // What is posted, and as much that waits for the program.
+    const uint32_t most_in_use = 2 * std::max(ceiling_, kWindowBytes / slot_size_);
+    while (posted < wanted && slots_.in_use() < most_in_use) {
         const uint32_t slot = slots_.take();
         if (slot == SlotLedger::kNone) break;
         if (!post_slot(slot)) {

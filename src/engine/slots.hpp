@@ -23,6 +23,7 @@ class SlotLedger {
         count_ = slots;
     }
     uint32_t count() const { return count_; }
+    uint32_t in_use() const { return count_ - static_cast<uint32_t>(free_.size()); }
 
     uint32_t take() {
         if (free_.empty()) return kNone;

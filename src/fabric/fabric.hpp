@@ -45,6 +45,7 @@ struct Limits {
     // A registration pins its pages, which is limited and takes time: register what is used, in pieces of
     // about so many bytes. 0: a registration costs nothing.
     uint32_t registration_unit = 0;
+    uint64_t lockable = UINT64_MAX;  // bytes that this process may pin in all
 };
 
 enum Access : uint32_t {  // besides local read and write, which every registration has

@@ -1,11 +1,14 @@
 #include "fabric/verbs/core.hpp"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <utility>
 #include <vector>
@@ -34,10 +37,18 @@ CmEvent copy_of(const rdma_cm_event& event) {
 
 }  // namespace
 
-Error resource_error(int errnum) {
+uint64_t lockable_bytes() {
     rlimit limit{};
-    const bool limited = getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
-    if (errnum == ENOMEM && limited) return {Reason::memlock_limit, ENOBUFS};
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return UINT64_MAX;
+    __user_cap_header_struct self{_LINUX_CAPABILITY_VERSION_3, 0};
+    std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> rights{};
+    const bool may = syscall(SYS_capget, &self, rights.data()) == 0 &&
+                     (rights[CAP_TO_INDEX(CAP_IPC_LOCK)].effective & CAP_TO_MASK(CAP_IPC_LOCK));
+    return may ? UINT64_MAX : limit.rlim_cur;
+}
+
+Error resource_error(int errnum) {
+    if (errnum == ENOMEM && lockable_bytes() != UINT64_MAX) return {Reason::memlock_limit, ENOBUFS};
     return {Reason::rdma_resources, errnum == ENOMEM ? ENOBUFS : errnum};
 }
 

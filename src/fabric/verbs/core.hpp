@@ -122,6 +122,9 @@ class Core final : private Watcher {
     std::map<ibv_context*, std::weak_ptr<Device>> devices_;
 };
 
+// The bytes that this process may lock in memory: RLIMIT_MEMLOCK, which does not bind who has CAP_IPC_LOCK.
+uint64_t lockable_bytes();
+
 // What a call of rdma-core that failed with this errno means to somebody who waits for memory or a queue.
 Error resource_error(int errnum);
 

@@ -104,6 +104,7 @@ Result<void> VerbsEndpoint::adopt(QueueDepths depths) {
         device.is_iwarp() || (device.attributes().device_cap_flags & IBV_DEVICE_MEM_MGT_EXTENSIONS);
     limits_.keep_write_source_until_completion = device.is_iwarp();
     limits_.registration_unit = kRegistrationUnit;
+    limits_.lockable = lockable_bytes();
     armed_ = ibv_req_notify_cq(resources_->completion_queue.get(), 0) == 0;
     if (!armed_) return fail(Reason::rdma_resources, EIO);
     return {};

@@ -53,6 +53,7 @@ class VerbsEndpoint final : public Endpoint,
         Opcode opcode;
         uint32_t length;
         bool is_reset = false;                  // ours, of abort()
+        bool is_signaled = false;               // a send that tells of its completion, also if it succeeds
         std::optional<ibv_wc> completion = {};  // came while an earlier request is still under way
     };
     static constexpr size_t kMostSges = 4, kBatch = 32;
@@ -80,6 +81,7 @@ class VerbsEndpoint final : public Endpoint,
     void on_found() override { on_completions(); }
     void on_completions();
     Result<void> check_send(const SendRequest& request, uint64_t length) const;
+    static void signal(ibv_send_wr& work, Posted& posted);
     bool post_batch();
     void take_hardware_completions();
     void take(const ibv_wc& completion);

@@ -8,6 +8,7 @@
 namespace smbdirect::fabric::verbs {
 namespace {
 
+constexpr size_t kSignalEvery = 8;
 constexpr uint64_t kReceiveWork = UINT64_MAX;  // receives complete in order; sends have their number
 
 ibv_wr_opcode hardware_opcode(Opcode opcode) {
@@ -144,7 +145,6 @@ Result<void> VerbsEndpoint::post_send(const SendRequest& request) {
     work.opcode = hardware_opcode(request.opcode);
     work.sg_list = list.data();
     work.num_sge = static_cast<int>(fill(request.sges, list));
-    work.send_flags = IBV_SEND_SIGNALED;
     if (inlined && length) work.send_flags |= IBV_SEND_INLINE;
     if (request.opcode == Opcode::send_with_invalidate) {
         work.invalidate_rkey = request.invalidate_rkey;
@@ -154,6 +154,7 @@ Result<void> VerbsEndpoint::post_send(const SendRequest& request) {
         work.wr.rdma = {request.remote_offset, request.remote_rkey};
     ++batched_;
     sends_.push_back({request.wr_id, request.opcode, static_cast<uint32_t>(length)});
+    if (request.opcode == Opcode::rdma_read || batched_ % kSignalEvery == 0) signal(work, sends_.back());
     bytes_outstanding_ += length;
     // Memory without a registration is the caller's again when this returns: the post copies it.
     if (unregistered && !post_batch()) return fail(Reason::transport_error, ENOTCONN);
@@ -170,16 +171,24 @@ bool VerbsEndpoint::post_reset() {
     work.send_flags = IBV_SEND_SIGNALED;
     if (ibv_post_send(resources_->queue_pair(), &work, &bad) != 0) return false;
     ++next_send_;
-    sends_.push_back({.wr_id = 0, .opcode = Opcode::send, .length = 0, .is_reset = true});
+    sends_.push_back(
+        {.wr_id = 0, .opcode = Opcode::send, .length = 0, .is_reset = true, .is_signaled = true});
     return true;
 }
 
-// False: the queue pair refused it, and the endpoint has died of that.
+void VerbsEndpoint::signal(ibv_send_wr& work, Posted& posted) {
+    work.send_flags |= IBV_SEND_SIGNALED;
+    posted.is_signaled = true;
+}
+
+// One in so many, and the last one of a batch, tells of its completion, which is that of those before it as
+// well; not of RDMA Reads, see take(). False: the queue pair refused it, and the endpoint has died of that.
 bool VerbsEndpoint::post_batch() {
     if (batched_ == 0) return true;
     if (phase_ == Phase::dead) return false;
     for (size_t i = 0; i + 1 < batched_; ++i) batch_[i].next = &batch_[i + 1];
     batch_[batched_ - 1].next = nullptr;
+    signal(batch_[batched_ - 1], sends_.back());
     batched_ = 0;
     ibv_send_wr* bad = nullptr;
     const int error = ibv_post_send(resources_->queue_pair(), batch_.data(), &bad);
@@ -247,6 +256,12 @@ void VerbsEndpoint::take(const ibv_wc& completion) {
     const uint64_t place = completion.wr_id - (next_send_ - sends_.size());
     if (place >= sends_.size()) return;
     sends_[place].completion = completion;
+    // What went before without a word has succeeded.
+    for (uint64_t before = place; before-- > 0;) {
+        Posted& posted = sends_[before];
+        if (posted.completion) break;
+        if (!posted.is_signaled) posted.completion.emplace(ibv_wc{.status = IBV_WC_SUCCESS});
+    }
     // RFC 5040 5.5 and InfiniBand have completions in the order of the requests. siw does not: a Send that
     // was posted behind an RDMA Read completes when it is sent, and the data of the Read are still on their
     // way then.

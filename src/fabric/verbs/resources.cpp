@@ -17,7 +17,6 @@ ibv_qp_init_attr attributes_for(const ibv_device_attr& device, const QueueDepths
     const auto most_sge = static_cast<uint32_t>(std::max(device.max_sge, 1));
     attributes.send_cq = attributes.recv_cq = queue;
     attributes.qp_type = IBV_QPT_RC;
-    attributes.sq_sig_all = 1;
     attributes.cap.max_send_wr = std::min(depths.send, most_wr);
     attributes.cap.max_recv_wr = std::min(depths.receive, most_wr);
     attributes.cap.max_send_sge = attributes.cap.max_recv_sge = std::min(kWantedSges, most_sge);
