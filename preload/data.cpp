@@ -59,7 +59,7 @@ StreamResult count_only(Attachment& attachment, int fd, size_t most) {
     return result;
 }
 
-StreamResult look(Attachment& attachment, int fd, const IovCursor& cursor, int flags, bool check_engine) {
+StreamResult look(Attachment& attachment, int fd, const IovCursor& cursor, int flags) {
     if (flags & MSG_TRUNC && flags & MSG_PEEK)
         return count_only(attachment, fd, cursor.total() - cursor.done());
     if (flags & MSG_TRUNC)
@@ -67,8 +67,7 @@ StreamResult look(Attachment& attachment, int fd, const IovCursor& cursor, int f
     const auto window = cursor.window();
     if (!can_write_all(window.iov, window.count)) [[unlikely]]
         return nowhere_to_put_it(attachment, fd);
-    return session::stream_receive(attachment.view, fd, window.iov, window.count, flags & MSG_PEEK,
-                                   check_engine);
+    return session::stream_receive(attachment.view, fd, window.iov, window.count, flags & MSG_PEEK, false);
 }
 
 // recv() of nothing: TCP waits until there is something, and takes nothing.
@@ -177,7 +176,7 @@ ssize_t receive(Attachment& attachment, int fd, const iovec* iov, size_t count, 
     constexpr int kPeekAll = MSG_PEEK | MSG_WAITALL;
     const Deadline peek_deadline(
         (flags & kPeekAll) == kPeekAll ? attachment.socket_options().receive_timeout_us.load() : 0);
-    bool check_engine = false;  // spared where the call waits, as A wakes it when the engine dies
+    bool waited = false;
     for (;;) {
         const ConnectionState state = session::stream_state(attachment.view, fd);
         if (state == ConnectionState::failed) return after_failed_connect(attachment, fd, false, flags);
@@ -189,7 +188,7 @@ ssize_t receive(Attachment& attachment, int fd, const iovec* iov, size_t count, 
             return static_cast<ssize_t>(cursor.done());
         const StreamResult result = state == ConnectionState::connecting
                                         ? StreamResult{0, EAGAIN, false}
-                                        : look(attachment, fd, cursor, flags, check_engine);
+                                        : look(attachment, fd, cursor, flags);
         if (result.bytes) {
             if (flags & MSG_PEEK) {
                 const bool more = (flags & MSG_WAITALL) && result.bytes < cursor.window().bytes;
@@ -207,13 +206,12 @@ ssize_t receive(Attachment& attachment, int fd, const iovec* iov, size_t count, 
         if (result.end) return end_of_stream(attachment);
         if (result.error != EAGAIN) return report(attachment, result.error, MSG_NOSIGNAL);
         if (memory.shutdown.load() & session::shutdown_read) return done ? done : end_of_stream(attachment);
-        if (is_nonblocking(fd, flags)) {
-            if (done || check_engine || state == ConnectionState::connecting)
-                return done ? done : fail_with(EAGAIN);
-        } else if (const int error = wait_readable(attachment, fd, done != 0)) {
-            return done ? done : fail_with(error);
-        }
-        check_engine = true;
+        const bool nonblocking = is_nonblocking(fd, flags);
+        // Whoever waits now is woken when the engine dies, and looks then.
+        if ((nonblocking || waited) && session::stream_engine_died(attachment.view, fd)) continue;
+        if (nonblocking) return done ? done : fail_with(EAGAIN);
+        if (const int error = wait_readable(attachment, fd, done != 0)) return done ? done : fail_with(error);
+        waited = true;
     }
 }
 

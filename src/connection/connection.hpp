@@ -124,6 +124,9 @@ class Connection {
     // ---- receiving
     // How many more receives of negotiated().max_receive_size (header of 24 + slot) should be posted now.
     uint32_t receives_wanted() const;
+    // [MS-SMBD] 3.1.5.9: the last credit only goes with a grant, and there is nothing to grant: one more
+    // receive at least, whatever else memory is wanted for.
+    bool needs_receive_to_send() const;
     void on_receives_posted(uint32_t count);
     // Not one receive could be posted at the end of negotiation: the passive side answers with a failure
     // response [MS-SMBD] 3.1.5.6, the active side gives up [MS-SMBD] 3.1.5.7. Later on, just post fewer than

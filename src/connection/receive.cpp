@@ -98,10 +98,12 @@ void Connection::set_receive_ceiling(uint32_t receives) {
 uint32_t Connection::receives_wanted() const {
     if (state_ != State::established && phase_ != Phase::response_due) return 0;
     if (posted_ < window()) return window() - posted_;
-    // [MS-SMBD] 3.1.5.9: the last credit only goes with a grant, so there must be something to grant. The
-    // peer's target is the limit for that, not our ceiling.
-    if (send_credits_ == 1 && message_announced() && grantable_ == 0 && posted_ < target_) return 1;
-    return 0;
+    // The peer's target is the limit for that, not our ceiling.
+    return needs_receive_to_send() && posted_ < target_ ? 1 : 0;
+}
+
+bool Connection::needs_receive_to_send() const {
+    return send_credits_ == 1 && message_announced() && grantable_ == 0;
 }
 
 void Connection::on_receives_posted(uint32_t count) {

@@ -28,9 +28,10 @@ Result<void> Driver::prepare_receive_area() {
     const auto& geometry = context_.settings->geometry;
     slot_size_ = core_->negotiated().max_receive_size - 24;
     // Where little may be pinned most of it is for others: what is sent, other connections.
+    constexpr uint64_t kLeastSlots = 8;
     const auto& limits = endpoint_->limits();
     const auto area = static_cast<uint32_t>(std::min<uint64_t>(
-        geometry.receive_area_size, std::max<uint64_t>(limits.lockable / 4, 2 * slot_size_)));
+        geometry.receive_area_size, std::max<uint64_t>(limits.lockable / 4, kLeastSlots * slot_size_)));
     uint32_t slots = std::min(area / slot_size_, max_slots_);
     if (slots == 0) return smbdirect::fail(Reason::engine_resources, ENOBUFS);  // by odd settings
     slots_.initialise(slots, geometry.receive_ring_entries);
@@ -83,7 +84,6 @@ bool Driver::take_receive(const fabric::Completion& completion) {
         trace_violation();
         return true;  // work() sees the termination
     }
-    usual_length_ = usual_length_ - usual_length_ / 8 + completion.byte_length / 8;
     ++context_.counters->messages_received;
     context_.counters->bytes_received += delivery->length;
     received_since_sweep_ = true;
@@ -96,6 +96,8 @@ bool Driver::take_receive(const fabric::Completion& completion) {
         slots_.give_back(slot);
         return true;
     }
+    usual_length_ =
+        usual_length_ ? usual_length_ - usual_length_ / 8 + delivery->length / 8 : delivery->length;
     if (delivery->last_fragment) ++context_.counters->upper_messages_received;
     return take_payload(slot, *delivery);
 }
@@ -155,7 +157,8 @@ void Driver::replenish() {
     uint32_t posted = 0;
     // What is posted, and as much that waits for the program.
     const uint32_t most_in_use = 2 * std::max(ceiling_, kWindowBytes / slot_size_);
-    while (posted < wanted && slots_.in_use() < most_in_use) {
+    const bool must_post = core_->needs_receive_to_send() && core_->receives_outstanding() == 0;
+    while (posted < wanted && (slots_.in_use() < most_in_use || (must_post && posted == 0))) {
         const uint32_t slot = slots_.take();
         if (slot == SlotLedger::kNone) break;
         if (!post_slot(slot)) {

@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -111,6 +112,15 @@ bool Monitor::open_meeting_socket() {
            listen(meeting_socket_, 512) == 0;
 }
 
+// RDMA pins memory. What we may raise ourselves nobody has to set up: to infinity with CAP_SYS_RESOURCE, or
+// else to the hard limit.
+void raise_memory_limit() {
+    rlimit limit{RLIM_INFINITY, RLIM_INFINITY};
+    if (setrlimit(RLIMIT_MEMLOCK, &limit) == 0 || getrlimit(RLIMIT_MEMLOCK, &limit) != 0) return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_MEMLOCK, &limit);
+}
+
 void Monitor::engine_process(int keeper_socket) {
     sigset_t none;
     sigemptyset(&none);
@@ -126,6 +136,7 @@ void Monitor::engine_process(int keeper_socket) {
     options.keeper = &keeper;
     options.monitor_pid = getppid();
     options.restarts = restarts_;
+    raise_memory_limit();
     static Engine* running = nullptr;
     {
         Engine engine(options);

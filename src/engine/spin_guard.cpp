@@ -1,16 +1,46 @@
 #include "engine/spin_guard.hpp"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <climits>
 #include <cstdio>
-#include <thread>
+#include <string>
 
 namespace smbdirect::engine {
 
+namespace {
+
+// Of the control group that we are in, or that our container shows as its root: "QUOTA PERIOD", or "max
+// PERIOD".
+unsigned cores_by_quota() {
+    char path[512] = "";
+    if (FILE* file = std::fopen("/proc/self/cgroup", "r")) {
+        if (std::fscanf(file, "0::%400s", path) != 1) path[0] = '\0';
+        std::fclose(file);
+    }
+    unsigned cores = UINT_MAX;
+    if (FILE* file = std::fopen((std::string("/sys/fs/cgroup") + path + "/cpu.max").c_str(), "r")) {
+        unsigned long quota = 0, period = 0;
+        if (std::fscanf(file, "%lu %lu", &quota, &period) == 2 && period != 0)
+            cores = static_cast<unsigned>(quota / period);
+        std::fclose(file);
+    }
+    return cores;
+}
+
+unsigned cores_at_hand() {
+    cpu_set_t ours;
+    if (sched_getaffinity(0, sizeof ours, &ours) != 0) return 1;
+    return std::min(static_cast<unsigned>(CPU_COUNT(&ours)), cores_by_quota());
+}
+
+}  // namespace
+
 SpinGuard::SpinGuard(fabric::EventLoop* loop)
-    : loadavg_(open("/proc/loadavg", O_RDONLY | O_CLOEXEC)), cores_(std::thread::hardware_concurrency()) {
+    : loadavg_(open("/proc/loadavg", O_RDONLY | O_CLOEXEC)), cores_(cores_at_hand()) {
     if (loop && cores_ >= 2) wake_up_cost_.emplace(*loop);
 }
 
@@ -19,6 +49,7 @@ SpinGuard::~SpinGuard() {
 }
 
 fabric::Nanoseconds SpinGuard::usual_wait() const {
+    if (cores_ < 2) return 0;
     constexpr fabric::Nanoseconds kLeast = 150'000, kMost = 1'000'000, kWakeUps = 10;
     return std::clamp(wake_up_cost_ ? kWakeUps * wake_up_cost_->cost() : 0, kLeast, kMost);
 }

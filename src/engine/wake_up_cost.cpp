@@ -14,12 +14,6 @@ namespace {
 
 constexpr int kSamples = 9;
 
-fabric::Nanoseconds monotonic_now() {
-    timespec now{};
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return fabric::Nanoseconds{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
-}
-
 }  // namespace
 
 WakeUpCost::WakeUpCost(fabric::EventLoop& loop)
@@ -52,7 +46,7 @@ void WakeUpCost::wake_again_and_again() {
     const timespec pause{0, 2'000'000};
     for (int i = 0; i < kSamples && !stopped_; ++i) {
         nanosleep(&pause, nullptr);
-        woken_at_ = monotonic_now();
+        woken_at_ = fabric::monotonic_now();
         eventfd_write(wake_up_, 1);
     }
 }
@@ -61,7 +55,7 @@ void WakeUpCost::wake_again_and_again() {
 void WakeUpCost::on_ready(uint32_t) {
     eventfd_t count = 0;
     eventfd_read(wake_up_, &count);
-    samples_.push_back(monotonic_now() - woken_at_);
+    samples_.push_back(fabric::monotonic_now() - woken_at_);
     if ((times_woken_ += count) < kSamples) return;
     std::sort(samples_.begin(), samples_.end());
     cost_ = samples_[samples_.size() / 2];

@@ -40,13 +40,13 @@ sockaddr_storage address_from(const sockaddr* address) {
 std::string text_of(const sockaddr_storage& address) {
     char text[INET6_ADDRSTRLEN] = "";
     const std::string port = ':' + std::to_string(port_of(address));
-    if (address.ss_family != AF_INET6)
-        return inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in&>(address).sin_addr, text,
-                         sizeof text) +
-               port;
-    const auto full = as<sockaddr_in6>(address);
-    inet_ntop(AF_INET6, &full.sin6_addr, text, sizeof text);
-    return '[' + std::string(text) + ']' + port;
+    if (address.ss_family == AF_INET) {
+        const in_addr host = as<sockaddr_in>(address).sin_addr;
+        return inet_ntop(AF_INET, &host, text, sizeof text) + port;
+    }
+    if (address.ss_family != AF_INET6) return "no address";
+    const in6_addr host = as<sockaddr_in6>(address).sin6_addr;
+    return '[' + std::string(inet_ntop(AF_INET6, &host, text, sizeof text)) + ']' + port;
 }
 
 socklen_t address_size(const sockaddr_storage& address) {

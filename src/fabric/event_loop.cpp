@@ -23,13 +23,13 @@ namespace {
 // Tasks that keep deferring tasks may not keep the loop from its events for ever.
 constexpr int defer_rounds = 16;
 
+}  // namespace
+
 Nanoseconds monotonic_now() {
     timespec ts{};
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return Nanoseconds{ts.tv_sec} * 1'000'000'000 + ts.tv_nsec;
 }
-
-}  // namespace
 
 struct EventLoop::Impl {
     // What epoll hands back is (fd, generation): an event that was fetched before its watcher was unwatched,
@@ -103,12 +103,31 @@ struct EventLoop::Impl {
         return limit_ms < 0 ? static_cast<int>(ms) : static_cast<int>(std::min<Nanoseconds>(ms, limit_ms));
     }
 
+    void look_at(Poller* poller) {
+        if (poller->place_ != Poller::kNowhere) return;
+        poller->place_ = unarmed.size();
+        unarmed.push_back(poller);
+    }
+
+    void forget(Poller* poller) {
+        if (poller->place_ != Poller::kNowhere) unarmed[poller->place_] = nullptr;
+        poller->place_ = Poller::kNowhere;
+        std::replace(found.begin(), found.end(), poller, static_cast<Poller*>(nullptr));
+    }
+
     void move_to_found(bool (Poller::*has_something)()) {
-        std::erase_if(unarmed, [&](Poller* poller) {
-            if (!(poller->*has_something)()) return false;
-            found.push_back(poller);
-            return true;
-        });
+        size_t kept = 0;
+        for (size_t i = 0; i < unarmed.size(); ++i) {
+            Poller* poller = unarmed[i];
+            if (!poller) continue;
+            const bool here = (poller->*has_something)();
+            poller->place_ = here ? Poller::kNowhere : kept;
+            if (here)
+                found.push_back(poller);
+            else
+                unarmed[kept++] = poller;
+        }
+        unarmed.resize(kept);
     }
 
     // Looks at memory and descriptors for so long. The number of events that came by descriptors.
@@ -129,6 +148,7 @@ struct EventLoop::Impl {
     // From here on a descriptor tells.
     void arm() {
         move_to_found(&Poller::arm);
+        for (Poller* poller : unarmed) poller->place_ = Poller::kNowhere;
         unarmed.clear();
     }
 
@@ -136,11 +156,6 @@ struct EventLoop::Impl {
         for (size_t i = 0; i < found.size(); ++i)
             if (found[i]) found[i]->on_found();
         found.clear();
-    }
-
-    void forget(Poller* poller) {
-        std::erase(unarmed, poller);
-        std::replace(found.begin(), found.end(), poller, static_cast<Poller*>(nullptr));
     }
 
     void dispatch(const epoll_event& event) {
@@ -209,10 +224,7 @@ void EventLoop::spin(Nanoseconds duration) {
     impl_->spin_until = std::max(impl_->spin_until, impl_->time + duration);
 }
 
-void EventLoop::look_at(Poller* poller) {
-    auto& unarmed = impl_->unarmed;
-    if (std::find(unarmed.begin(), unarmed.end(), poller) == unarmed.end()) unarmed.push_back(poller);
-}
+void EventLoop::look_at(Poller* poller) { impl_->look_at(poller); }
 void EventLoop::forget(Poller* poller) { impl_->forget(poller); }
 
 void EventLoop::defer(std::function<void()> task) { impl_->deferred.push_back(std::move(task)); }

@@ -3,6 +3,7 @@
 // except wake().
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -24,7 +25,7 @@ class Watcher {
 
 // Something whose events are seen by a look at memory, and told by a descriptor only when that was asked for.
 // Being told costs whoever causes the event a system call, and the loop a few: it is asked for only before
-// the loop sleeps.
+// the loop sleeps. To be forgotten (EventLoop::forget) before it goes.
 class Poller {
   public:
     virtual bool look() = 0;      // whether there is something
@@ -33,7 +34,14 @@ class Poller {
 
   protected:
     ~Poller() = default;
+
+  private:
+    friend class EventLoop;
+    static constexpr size_t kNowhere = SIZE_MAX;
+    size_t place_ = kNowhere;  // among those that the loop looks at
 };
+
+Nanoseconds monotonic_now();
 
 class EventLoop {
   public:
@@ -56,9 +64,8 @@ class EventLoop {
     // batched.
     void defer(std::function<void()> task);
 
-    // Before it sleeps at the end of this turn, the loop looks for events for so long. For exchanges of small
-    // messages, where waking up costs more than the work; to be asked for anew in every turn, so that an idle
-    // loop never spins.
+    // Until so long after this turn's time the loop looks for events instead of sleeping, whatever comes
+    // meanwhile. For exchanges of small messages, where waking up costs more than the work.
     void spin(Nanoseconds duration);
 
     // Looks at it in every turn, and arms it before the loop sleeps, which ends the looking. Again and again

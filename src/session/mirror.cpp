@@ -101,7 +101,7 @@ void EngineMirror::attach(const ConnectionView& view, int b) {
 
 bool EngineMirror::begin_turn(bool b_has_news) { return Steps::begin_turn(state_, b_has_news); }
 bool EngineMirror::end_turn() { return Steps::end_turn(state_); }
-bool EngineMirror::has_news() const { return state_.b >= 0 && Steps::something_new(state_); }
+bool EngineMirror::has_news() { return state_.b >= 0 && Steps::something_new(state_); }
 void EngineMirror::announce(uint64_t head, uint64_t bytes) { Steps::announce(state_, head, bytes); }
 void EngineMirror::release(uint64_t transmit_tail) { Steps::release(state_, transmit_tail); }
 bool EngineMirror::sweep() { return Steps::sweep(state_); }

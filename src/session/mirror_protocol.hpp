@@ -148,6 +148,7 @@ struct MirrorSteps {
             long got = raw::receive(s.b, buffer, n);
             if (got <= 0) return true;  // the holders are gone; hung_up() tells
             if (!all_ours(buffer, static_cast<size_t>(got))) return false;
+            s.bell_owed = false;  // what is still to come may be the rest of a stuffing
             s.debt -= static_cast<uint64_t>(got);
             here -= static_cast<uint32_t>(got);
         }
@@ -177,6 +178,7 @@ struct MirrorSteps {
     static bool empty_b(State& s) {
         unsigned char buffer[2048];
         s.debt = 0;
+        s.bell_owed = false;
         s.slack = std::min(s.slack + kSlackOfRecovery, 4 * kSlackOfRecovery);
         for (;;) {
             long got = raw::receive(s.b, buffer, sizeof buffer);
@@ -188,7 +190,10 @@ struct MirrorSteps {
     // ------------------------------------------------------------ the doorbell, and turns
     static void take_doorbell(State& s) {
         ConnectionMemory& m = *s.view.memory;
-        if (s.armed && m.armed.exchange(0, std::memory_order_seq_cst) == 0) s.debt += 1;
+        if (s.armed && m.armed.exchange(0, std::memory_order_seq_cst) == 0) {
+            s.debt += 1;
+            s.bell_owed = true;
+        }
         s.armed = false;
         uint32_t extra = m.extra_rings.load(std::memory_order_seq_cst);
         s.debt += static_cast<uint32_t>(extra - s.extra_rings_seen);
@@ -220,9 +225,12 @@ struct MirrorSteps {
         answer_receive_recovery(s);
         if (!answer_transmit_recovery(s)) return false;
         if (s.foreign || (b_has_news && !accounted_for(s, here))) return false;
-        // Taking bytes wakes whoever sleeps in recv() on A: a single doorbell waits for the end of the turn.
-        if (s.debt > 1 && !b_has_news) here = raw::queued(s.b);
-        if (s.debt > 1 && !s.transmit_quiet && !pay_debt(s, here)) return false;
+        // Taking bytes wakes whoever sleeps in recv() on A. That of the doorbell, which does not keep OUT
+        // off, waits until the engine arms it again.
+        if (s.debt > (s.bell_owed ? 1 : 0)) {
+            if (!b_has_news) here = raw::queued(s.b);
+            if (!s.transmit_quiet && !pay_debt(s, here)) return false;
+        }
         s.transmit_head_seen =
             std::max(s.transmit_head_seen, m.transmit_head.load(std::memory_order_acquire));
         s.shutdown_seen = m.shutdown.load(std::memory_order_acquire);
@@ -302,6 +310,7 @@ struct MirrorSteps {
             // slack).
             s.slack = std::min<uint64_t>(s.slack + s.debt, kStuffingBytes + kSlackOfRecovery);
             s.debt = 0;
+            s.bell_owed = false;
             // Killed between the two sends of a stuffing, it left a byte of the large one last in the queue,
             // which keeps OUT off. Take that as well: who wakes finds EOWNERDEAD, and recovery brings a new
             // poison.

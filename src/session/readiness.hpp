@@ -57,7 +57,8 @@ struct MirrorState {
     uint64_t receive_head = 0, transmit_tail = 0;  // the ledger
     uint64_t receive_tail_seen = 0, transmit_head_seen = 0;
     uint64_t return_mark = UINT64_MAX;
-    uint64_t debt = 0;  // bytes to take from B: announced by flags, perhaps still in flight
+    uint64_t debt = 0;       // bytes to take from B: announced by flags, perhaps still in flight
+    bool bell_owed = false;  // one of them is that of a doorbell, and nothing was taken since
     uint64_t debt_at_nudge = 0;
     uint32_t slack = 0;  // bytes that may still come although nobody counts on them (after a dead lock owner)
     uint32_t extra_rings_seen = 0;
@@ -87,8 +88,9 @@ class EngineMirror {
     bool end_turn();
 
     // Between turns instead of end_turn(), as long as somebody looks again and again: whether the program did
-    // something. It keeps the doorbell off, which spares the program a system call.
-    bool has_news() const;
+    // something (that the mark is reached it says once). It keeps the doorbell off, which spares the program
+    // a system call.
+    bool has_news();
 
     // Protocol R. `published` descriptors have been written since the last call; tells the program.
     void announce(uint64_t receive_head, uint64_t bytes_published);
@@ -125,10 +127,12 @@ struct StreamResult {
 
 // Copies out of the ring. Never blocks. bytes > 0 is success even when the ring was drained by it. peek:
 // consumes nothing, and leaves A readable. Where there is nothing, both check for an engine that died (A hung
-// up without a word in memory): ECONNRESET. That is a system call, which is for nothing if the caller waits
-// on A now.
+// up without a word in memory): ECONNRESET. That is a system call, which a caller can put off until it knows
+// that it does not wait on A now: stream_engine_died().
 StreamResult stream_receive(const ConnectionView&, int a, const iovec* iov, int count, bool peek,
                             bool check_engine = true);
+// Whether it died without a word; the next call that receives says so.
+bool stream_engine_died(const ConnectionView&, int a);
 // Sets ShutdownBits and rings. No send is in the middle of its bytes then, so that those which were accepted
 // come before the end.
 void stream_shut(const ConnectionView&, int a, uint32_t bits);

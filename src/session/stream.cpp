@@ -86,6 +86,8 @@ StreamResult stream_receive(const ConnectionView& view, int a, const iovec* iov,
     return Receiver<Correct>(view, a, check_engine).peek(to);
 }
 
+bool stream_engine_died(const ConnectionView& view, int a) { return engine_is_lost(*view.memory, a); }
+
 StreamResult stream_discard(const ConnectionView& view, int a, size_t length) {
     Cursor nowhere(length);
     return receive(view, a, nowhere, true);

@@ -97,6 +97,36 @@ TEST_CASE("the doorbell is one byte, rung once, and takes OUT with it for no mom
     CHECK(bench.in_b() == 1);
 }
 
+// Only a doorbell may stay in B while the engine is awake: the byte that ends a stuffing keeps OUT off.
+TEST_CASE("the rest of a stuffing is taken when it comes, though the engine does not go to sleep") {
+    Bench bench;
+    auto& memory = *bench.view.memory;
+    memory.stuffed = 1;
+    REQUIRE(raw::send(bench.pair.a, kStuffingJunk.byte, kStuffing) == kStuffing);
+    CHECK(bench.mirror.begin_turn());
+    bench.mirror.release(0);  // there is room, so OUT is to go on; half of the stuffing is still on its way
+    CHECK_FALSE(bench.mirror.has_news());
+    CHECK(memory.stuffed == 0);
+    REQUIRE(raw::send(bench.pair.a, &kRing, 1) == 1);
+    CHECK(bench.mirror.begin_turn());
+    CHECK(bench.in_b() == 1);
+    CHECK(bench.mask() == POLLOUT);
+}
+
+TEST_CASE("a byte that is not the library's is found when the engine goes to sleep") {
+    Bench bench;
+    CHECK(bench.send("x") == 1);  // rings
+    CHECK(bench.mirror.begin_turn());
+    unsigned char byte;
+    REQUIRE(raw::receive(bench.pair.b, &byte, 1) == 1);
+    const unsigned char foreign = 'f';
+    REQUIRE(raw::receive(bench.pair.b, &byte, 1) == 1);
+    REQUIRE(raw::send(bench.pair.a, &foreign, 1) == 1);
+    REQUIRE(raw::send(bench.pair.a, &kRing, 1) == 1);
+    CHECK(bench.mirror.end_turn());
+    CHECK_FALSE(bench.mirror.begin_turn());
+}
+
 TEST_CASE("the engine is rung when the receive ring is given back far enough") {
     Bench bench;
     for (int i = 0; i < 8; ++i) bench.publish("ab", false, 0);

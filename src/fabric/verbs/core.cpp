@@ -1,14 +1,11 @@
 #include "fabric/verbs/core.hpp"
 
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <utility>
 #include <vector>
@@ -39,12 +36,8 @@ CmEvent copy_of(const rdma_cm_event& event) {
 
 uint64_t lockable_bytes() {
     rlimit limit{};
-    if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return UINT64_MAX;
-    __user_cap_header_struct self{_LINUX_CAPABILITY_VERSION_3, 0};
-    std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> rights{};
-    const bool may = syscall(SYS_capget, &self, rights.data()) == 0 &&
-                     (rights[CAP_TO_INDEX(CAP_IPC_LOCK)].effective & CAP_TO_MASK(CAP_IPC_LOCK));
-    return may ? UINT64_MAX : limit.rlim_cur;
+    return getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ? UINT64_MAX
+                                                                                     : limit.rlim_cur;
 }
 
 Error resource_error(int errnum) {

@@ -122,7 +122,8 @@ class Core final : private Watcher {
     std::map<ibv_context*, std::weak_ptr<Device>> devices_;
 };
 
-// The bytes that this process may lock in memory: RLIMIT_MEMLOCK, which does not bind who has CAP_IPC_LOCK.
+// The bytes that this process may lock in memory, by RLIMIT_MEMLOCK. That CAP_IPC_LOCK is above it holds
+// neither in a user namespace nor for the siw of older kernels; who has it raises the limit (monitor.cpp).
 uint64_t lockable_bytes();
 
 // What a call of rdma-core that failed with this errno means to somebody who waits for memory or a queue.

@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "fabric/verbs/posted_sends.hpp"
 #include "fabric/verbs/resources.hpp"
 
 namespace smbdirect::fabric::verbs {
@@ -48,14 +49,6 @@ class VerbsEndpoint final : public Endpoint,
         closing,      // disconnect() was called: what was posted still goes out
         dead,         // nothing of the device is ours any more; what was outstanding is flushed
     };
-    struct Posted {  // what the hardware has, oldest first
-        uint64_t wr_id;
-        Opcode opcode;
-        uint32_t length;
-        bool is_reset = false;                  // ours, of abort()
-        bool is_signaled = false;               // a send that tells of its completion, also if it succeeds
-        std::optional<ibv_wc> completion = {};  // came while an earlier request is still under way
-    };
     static constexpr size_t kMostSges = 4, kBatch = 32;
 
     // connection management: endpoint.cpp
@@ -81,11 +74,11 @@ class VerbsEndpoint final : public Endpoint,
     void on_found() override { on_completions(); }
     void on_completions();
     Result<void> check_send(const SendRequest& request, uint64_t length) const;
-    static void signal(ibv_send_wr& work, Posted& posted);
+    void signal(size_t place_in_batch);
     bool post_batch();
     void take_hardware_completions();
     void take(const ibv_wc& completion);
-    void complete(const Posted& posted, const ibv_wc& completion);
+    void complete(const PostedSend& posted, const ibv_wc& completion);
     bool post_reset();
     void on_flushed();
     void on_bad_completion(const ibv_wc& completion, Opcode opcode);
@@ -114,8 +107,8 @@ class VerbsEndpoint final : public Endpoint,
     std::array<ibv_send_wr, kBatch> batch_{};
     std::array<std::array<ibv_sge, kMostSges>, kBatch> batch_sges_{};
 
-    std::deque<Posted> sends_, receives_;
-    uint64_t next_send_ = 0;  // number of the next send request; the last in sends_ has the one before
+    PostedSends sends_;
+    std::deque<uint64_t> receives_;  // their wr_ids, oldest first
     std::deque<Completion> completed_;
     uint64_t bytes_outstanding_ = 0;
 };

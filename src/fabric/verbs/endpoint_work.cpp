@@ -9,6 +9,7 @@ namespace smbdirect::fabric::verbs {
 namespace {
 
 constexpr size_t kSignalEvery = 8;
+constexpr uint32_t kHeaderOnly = 24;  // bytes of a message without payload, at the most [MS-SMBD] 2.2.3
 constexpr uint64_t kReceiveWork = UINT64_MAX;  // receives complete in order; sends have their number
 
 ibv_wr_opcode hardware_opcode(Opcode opcode) {
@@ -112,7 +113,7 @@ Result<void> VerbsEndpoint::post_receive(uint64_t wr_id, std::span<const Sge> sg
     // Some providers answer with a negative errno.
     if (const int error = std::abs(ibv_post_recv(resources_->queue_pair(), &request, &bad)); error != 0)
         return fail(Reason::transport_error, error == ENOMEM ? ENOBUFS : error);
-    receives_.push_back({wr_id, Opcode::receive, 0});
+    receives_.push_back(wr_id);
     return {};
 }
 
@@ -141,7 +142,7 @@ Result<void> VerbsEndpoint::post_send(const SendRequest& request) {
     auto& list = batch_sges_[batched_];
     auto& work = batch_[batched_];
     work = {};
-    work.wr_id = next_send_++;
+    work.wr_id = sends_.next_number();
     work.opcode = hardware_opcode(request.opcode);
     work.sg_list = list.data();
     work.num_sge = static_cast<int>(fill(request.sges, list));
@@ -153,8 +154,8 @@ Result<void> VerbsEndpoint::post_send(const SendRequest& request) {
     if (request.opcode == Opcode::rdma_write || request.opcode == Opcode::rdma_read)
         work.wr.rdma = {request.remote_offset, request.remote_rkey};
     ++batched_;
-    sends_.push_back({request.wr_id, request.opcode, static_cast<uint32_t>(length)});
-    if (request.opcode == Opcode::rdma_read || batched_ % kSignalEvery == 0) signal(work, sends_.back());
+    sends_.push({request.wr_id, request.opcode, static_cast<uint32_t>(length)});
+    if (request.opcode == Opcode::rdma_read || batched_ % kSignalEvery == 0) signal(batched_ - 1);
     bytes_outstanding_ += length;
     // Memory without a registration is the caller's again when this returns: the post copies it.
     if (unregistered && !post_batch()) return fail(Reason::transport_error, ENOTCONN);
@@ -166,29 +167,33 @@ void VerbsEndpoint::flush() { post_batch(); }
 bool VerbsEndpoint::post_reset() {
     if (phase_ == Phase::dead || sends_.size() >= limits_.max_send_wr || !post_batch()) return false;
     ibv_send_wr work{}, *bad = nullptr;
-    work.wr_id = next_send_;
+    work.wr_id = sends_.next_number();
     work.opcode = IBV_WR_SEND;
     work.send_flags = IBV_SEND_SIGNALED;
     if (ibv_post_send(resources_->queue_pair(), &work, &bad) != 0) return false;
-    ++next_send_;
-    sends_.push_back(
-        {.wr_id = 0, .opcode = Opcode::send, .length = 0, .is_reset = true, .is_signaled = true});
+    sends_.push({.wr_id = 0, .opcode = Opcode::send, .length = 0, .is_reset = true, .is_signaled = true});
     return true;
 }
 
-void VerbsEndpoint::signal(ibv_send_wr& work, Posted& posted) {
-    work.send_flags |= IBV_SEND_SIGNALED;
-    posted.is_signaled = true;
+void VerbsEndpoint::signal(size_t place_in_batch) {
+    batch_[place_in_batch].send_flags |= IBV_SEND_SIGNALED;
+    sends_.from_last(batched_ - 1 - place_in_batch).is_signaled = true;
 }
 
 // One in so many, and the last one of a batch, tells of its completion, which is that of those before it as
-// well; not of RDMA Reads, see take(). False: the queue pair refused it, and the endpoint has died of that.
+// well. So does the last one with a payload: a peer that has it may leave, and never acknowledge the grant
+// behind it. False: the queue pair refused it, and the endpoint has died of that.
 bool VerbsEndpoint::post_batch() {
     if (batched_ == 0) return true;
     if (phase_ == Phase::dead) return false;
     for (size_t i = 0; i + 1 < batched_; ++i) batch_[i].next = &batch_[i + 1];
     batch_[batched_ - 1].next = nullptr;
-    signal(batch_[batched_ - 1], sends_.back());
+    signal(batched_ - 1);
+    for (size_t i = batched_; i-- > 0;)
+        if (sends_.from_last(batched_ - 1 - i).length > kHeaderOnly) {
+            signal(i);
+            break;
+        }
     batched_ = 0;
     ibv_send_wr* bad = nullptr;
     const int error = ibv_post_send(resources_->queue_pair(), batch_.data(), &bad);
@@ -216,6 +221,7 @@ bool VerbsEndpoint::look() {
 // Armed first, looked at then: a completion between the two would tell nobody.
 bool VerbsEndpoint::arm() {
     armed_ = ibv_req_notify_cq(resources_->completion_queue.get(), 0) == 0;
+    if (!armed_) deliver_later([this] { break_off({Reason::transport_error, ECONNRESET}); });
     return look();
 }
 
@@ -249,30 +255,15 @@ void VerbsEndpoint::take_hardware_completions() {
 void VerbsEndpoint::take(const ibv_wc& completion) {
     if (completion.wr_id == kReceiveWork) {
         if (receives_.empty()) return;
-        const Posted posted = receives_.front();
+        const PostedSend posted{receives_.front(), Opcode::receive, 0};
         receives_.pop_front();
         return complete(posted, completion);
     }
-    const uint64_t place = completion.wr_id - (next_send_ - sends_.size());
-    if (place >= sends_.size()) return;
-    sends_[place].completion = completion;
-    // What went before without a word has succeeded.
-    for (uint64_t before = place; before-- > 0;) {
-        Posted& posted = sends_[before];
-        if (posted.completion) break;
-        if (!posted.is_signaled) posted.completion.emplace(ibv_wc{.status = IBV_WC_SUCCESS});
-    }
-    // RFC 5040 5.5 and InfiniBand have completions in the order of the requests. siw does not: a Send that
-    // was posted behind an RDMA Read completes when it is sent, and the data of the Read are still on their
-    // way then.
-    while (!sends_.empty() && sends_.front().completion) {
-        const Posted posted = sends_.front();
-        sends_.pop_front();
-        complete(posted, *posted.completion);
-    }
+    sends_.complete(completion);
+    while (const auto posted = sends_.take_completed()) complete(*posted, *posted->completion);
 }
 
-void VerbsEndpoint::complete(const Posted& posted, const ibv_wc& completion) {
+void VerbsEndpoint::complete(const PostedSend& posted, const ibv_wc& completion) {
     if (posted.opcode != Opcode::receive) bytes_outstanding_ -= posted.length;
     if (posted.is_reset) return;
     Completion out{.wr_id = posted.wr_id, .opcode = posted.opcode, .status = status_of(completion.status)};
@@ -323,15 +314,15 @@ void VerbsEndpoint::on_qp_async_event(ibv_event_type type) {
 }
 
 void VerbsEndpoint::flush_outstanding() {
-    for (auto* queue : {&sends_, &receives_}) {
-        for (const Posted& posted : *queue)
-            if (!posted.is_reset)
-                completed_.push_back(
-                    {.wr_id = posted.wr_id,
-                     .opcode = posted.opcode,
-                     .status = posted.completion ? status_of(posted.completion->status) : Status::flushed});
-        queue->clear();
+    while (!sends_.empty()) {
+        const PostedSend posted = sends_.take();
+        if (posted.is_reset) continue;
+        const Status status = posted.completion ? status_of(posted.completion->status) : Status::flushed;
+        completed_.push_back({.wr_id = posted.wr_id, .opcode = posted.opcode, .status = status});
     }
+    for (const uint64_t wr_id : receives_)
+        completed_.push_back({.wr_id = wr_id, .opcode = Opcode::receive, .status = Status::flushed});
+    receives_.clear();
     bytes_outstanding_ = 0;
     batched_ = 0;
 }
