@@ -236,7 +236,8 @@ size_t VerbsEndpoint::poll(std::span<Completion> out) {
         take_hardware_completions();
         if (completed_.empty()) break;
     }
-    if (!armed_ && phase_ != Phase::dead) core_.loop.look_at(this);
+    // Whoever had no room for all of it comes again by itself.
+    if (count < out.size() && !armed_ && phase_ != Phase::dead) core_.loop.look_at(this);
     return count;
 }
 
