@@ -156,7 +156,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher, priv
     void take_completions();
     bool take_receive(const fabric::Completion&);
     bool take_negotiate_message(const fabric::Completion&);
-    void open_window();
+    void adjust_window();
     void replenish();
     bool post_slot(uint32_t slot);
     void give_back_idle_memory();

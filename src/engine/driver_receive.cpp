@@ -96,8 +96,8 @@ bool Driver::take_receive(const fabric::Completion& completion) {
         slots_.give_back(slot);
         return true;
     }
-    usual_length_ =
-        usual_length_ ? usual_length_ - usual_length_ / 8 + delivery->length / 8 : delivery->length;
+    // Large ones are noticed at once, that there are none any more after a while.
+    usual_length_ = std::max(delivery->length, usual_length_ - usual_length_ / 32 + delivery->length / 32);
     if (delivery->last_fragment) ++context_.counters->upper_messages_received;
     return take_payload(slot, *delivery);
 }
@@ -140,10 +140,11 @@ bool Driver::post_slot(uint32_t slot) {
 // The window opens with use: a peer that used up half of it within one turn would soon wait for credits.
 // Small messages need more receives than large ones, whose window would no longer lie in the processor's
 // cache.
-void Driver::open_window() {
+void Driver::adjust_window() {
     const uint32_t most =
         std::clamp(kWindowBytes / std::max(usual_length_, 1u), initial_ceiling_, ceiling_max_);
-    const uint32_t ceiling = std::min(ceiling_ * 2, most);
+    const bool used = core_->receives_outstanding() <= ceiling_ / 2 && established();
+    const uint32_t ceiling = std::min(used ? ceiling_ * 2 : ceiling_, most);
     if (ceiling == ceiling_) return;
     ceiling_ = ceiling;
     core_->set_receive_ceiling(ceiling_);
@@ -151,7 +152,7 @@ void Driver::open_window() {
 
 void Driver::replenish() {
     if (slot_size_ == 0) return;
-    if (core_->receives_outstanding() <= ceiling_ / 2 && established()) open_window();
+    adjust_window();
     // What cannot be worked on yet is not asked for [MS-SMBD] 3.1.5.9.
     const uint32_t wanted = inbound_unplaced_ < kMostHeldBack ? core_->receives_wanted() : 0;
     uint32_t posted = 0;

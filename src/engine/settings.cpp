@@ -38,7 +38,7 @@ Settings settings_from_environment() {
     // A whole SMB message of 8 MiB: smbd reads the next one from its file while this one is on its way
     // (measured: get on the memory path at 1.2 instead of 1.0 of TCP).
     settings.geometry.transmit_size = 8u << 20;
-    // What of it is used depends on the peer's messages: Driver::open_window().
+    // What of it is used depends on the peer's messages: Driver::adjust_window().
     settings.geometry.receive_area_size = 16u << 20;
     settings.geometry.extent_area_size = 32u << 20;
     settings.stranger.max_send_size = 8136;  // the most that Windows takes as PreferredSendSize [MS-SMBD] <6>

@@ -151,6 +151,7 @@ struct MirrorSteps {
             s.bell_owed = false;  // what is still to come may be the rest of a stuffing
             s.debt -= static_cast<uint64_t>(got);
             here -= static_cast<uint32_t>(got);
+            s.here = here;
         }
         return true;
     }
@@ -179,6 +180,7 @@ struct MirrorSteps {
         unsigned char buffer[2048];
         s.debt = 0;
         s.bell_owed = false;
+        s.here = 0;
         s.slack = std::min(s.slack + kSlackOfRecovery, 4 * kSlackOfRecovery);
         for (;;) {
             long got = raw::receive(s.b, buffer, sizeof buffer);
@@ -220,7 +222,7 @@ struct MirrorSteps {
         ConnectionMemory& m = *s.view.memory;
         if (s.b < 0) return true;
         // Before the flags: what is here now was announced before now.
-        uint32_t here = b_has_news ? raw::queued(s.b) : 0;
+        uint32_t here = s.here = b_has_news ? raw::queued(s.b) : 0;
         take_doorbell(s);
         answer_receive_recovery(s);
         if (!answer_transmit_recovery(s)) return false;
@@ -262,7 +264,7 @@ struct MirrorSteps {
     static bool end_turn(State& s) {  // e3
         ConnectionMemory& m = *s.view.memory;
         if (s.b < 0) return false;
-        if (s.debt > 0 && !s.transmit_quiet && !pay_debt(s, raw::queued(s.b)))
+        if (s.debt > 0 && !s.transmit_quiet && !pay_debt(s, s.here > 1 ? s.here : raw::queued(s.b)))
             return s.foreign = true;  // for begin_turn() to tell
         m.armed.store(1, std::memory_order_seq_cst);
         s.armed = true;

@@ -58,6 +58,7 @@ struct MirrorState {
     uint64_t receive_tail_seen = 0, transmit_head_seen = 0;
     uint64_t return_mark = UINT64_MAX;
     uint64_t debt = 0;       // bytes to take from B: announced by flags, perhaps still in flight
+    uint32_t here = 0;       // bytes that are in B at least; 0: nobody looked in this turn
     bool bell_owed = false;  // one of them is that of a doorbell, and nothing was taken since
     uint64_t debt_at_nudge = 0;
     uint32_t slack = 0;  // bytes that may still come although nobody counts on them (after a dead lock owner)
