@@ -103,6 +103,9 @@ Result<void> VerbsEndpoint::adopt(QueueDepths depths) {
     limits_.send_with_invalidate =
         device.is_iwarp() || (device.attributes().device_cap_flags & IBV_DEVICE_MEM_MGT_EXTENSIONS);
     limits_.keep_write_source_until_completion = device.is_iwarp();
+    // What is not signaled siw sends by reference, and "complete" means then that TCP has it: TCP would send
+    // what lies there later.
+    signal_every_ = device.is_iwarp() ? 1 : kSignalEvery;
     limits_.registration_unit = kRegistrationUnit;
     limits_.lockable = lockable_bytes();
     armed_ = ibv_req_notify_cq(resources_->completion_queue.get(), 0) == 0;

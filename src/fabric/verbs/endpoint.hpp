@@ -49,7 +49,7 @@ class VerbsEndpoint final : public Endpoint,
         closing,      // disconnect() was called: what was posted still goes out
         dead,         // nothing of the device is ours any more; what was outstanding is flushed
     };
-    static constexpr size_t kMostSges = 4, kBatch = 32;
+    static constexpr size_t kMostSges = 4, kBatch = 32, kSignalEvery = 8;
 
     // connection management: endpoint.cpp
     void on_cm_event(const CmEvent&) override;
@@ -103,7 +103,7 @@ class VerbsEndpoint final : public Endpoint,
     std::shared_ptr<int> alive_ = std::make_shared<int>(0);  // expires with us: for deferred tasks
 
     // The batch that flush() hands over in one call.
-    size_t batched_ = 0;
+    size_t batched_ = 0, signal_every_ = kSignalEvery;
     std::array<ibv_send_wr, kBatch> batch_{};
     std::array<std::array<ibv_sge, kMostSges>, kBatch> batch_sges_{};
 

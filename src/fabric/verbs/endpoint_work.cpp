@@ -8,7 +8,6 @@
 namespace smbdirect::fabric::verbs {
 namespace {
 
-constexpr size_t kSignalEvery = 8;
 constexpr uint32_t kHeaderOnly = 24;  // bytes of a message without payload, at the most [MS-SMBD] 2.2.3
 constexpr uint64_t kReceiveWork = UINT64_MAX;  // receives complete in order; sends have their number
 
@@ -155,7 +154,7 @@ Result<void> VerbsEndpoint::post_send(const SendRequest& request) {
         work.wr.rdma = {request.remote_offset, request.remote_rkey};
     ++batched_;
     sends_.push({request.wr_id, request.opcode, static_cast<uint32_t>(length)});
-    if (request.opcode == Opcode::rdma_read || batched_ % kSignalEvery == 0) signal(batched_ - 1);
+    if (request.opcode == Opcode::rdma_read || batched_ % signal_every_ == 0) signal(batched_ - 1);
     bytes_outstanding_ += length;
     // Memory without a registration is the caller's again when this returns: the post copies it.
     if (unregistered && !post_batch()) return fail(Reason::transport_error, ENOTCONN);
