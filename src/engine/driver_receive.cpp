@@ -14,7 +14,7 @@ using connection::State;
 
 namespace {
 
-constexpr uint32_t kWindowBytes = 1 << 20;
+constexpr uint32_t kWindowBytes = 1 << 20;  // that the peer may usually have under way to us
 
 }  // namespace
 

@@ -10,11 +10,9 @@ void Driver::trace_line(const char* what, Error error) {
     if (!context_.trace->active()) return;
     const char* detail = core_ && core_->termination() ? core_->termination_detail() : "";
     if (error.errnum || error.reason != Reason::none)
-        context_.trace->write(id_,
-                              fmt::format("connection {}: reason {} ({}): {}{}{}", what,
-                                          static_cast<unsigned>(error.reason), reason_name(error.reason),
-                                          reason_sentence(error.reason), *detail ? "; " : "", detail),
-                              error.errnum != 0);
+        context_.trace->write(
+            id_, fmt::format("connection {}: {}{}{}", what, in_words(error), *detail ? "; " : "", detail),
+            error.errnum != 0);
     else
         context_.trace->write(id_, fmt::format("connection {}", what));
 }

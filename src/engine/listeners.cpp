@@ -66,10 +66,7 @@ class ListenerTable::Arrivals final : public fabric::ListenerEvents {
         if (!table_->context_.trace->active()) return;
         table_->context_.trace->write_to(
             listener_->registrar,
-            fmt::format("an arrival from {} is refused: reason {} ({}): {}", fabric::text_of(peer),
-                        static_cast<unsigned>(error.reason), reason_name(error.reason),
-                        reason_sentence(error.reason)),
-            true);
+            fmt::format("an arrival from {} is refused: {}", fabric::text_of(peer), in_words(error)), true);
     }
 
   private:

@@ -124,6 +124,11 @@ class TraceFile final : public fabric::Watcher {
     bool ended_ = false, dirty_ = false;
 };
 
+std::string in_words(Error error) {
+    return fmt::format("reason {} ({}): {}", static_cast<unsigned>(error.reason), reason_name(error.reason),
+                       reason_sentence(error.reason));
+}
+
 TraceWriter::TraceWriter(fabric::EventLoop* loop, uint64_t* dropped) : loop_(loop), dropped_(dropped) {}
 
 TraceWriter::~TraceWriter() {

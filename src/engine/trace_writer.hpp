@@ -16,6 +16,8 @@ namespace smbdirect::engine {
 
 class TraceWriter;
 
+std::string in_words(Error);  // reason NUMBER (NAME): SENTENCE
+
 class TraceFile;  // of one process; owned by the writer
 
 class TraceWriter {

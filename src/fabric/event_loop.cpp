@@ -239,10 +239,11 @@ bool EventLoop::run_once(int timeout_ms) {
     if (impl_->stopped) return false;
     std::array<epoll_event, 64> events;
     int count = impl_->look_awhile(events);
-    if (count == 0 && impl_->sleep_time(timeout_ms) != 0) impl_->arm();
-    if (count == 0)
+    if (count == 0) {
+        if (impl_->sleep_time(timeout_ms) != 0) impl_->arm();
         count = epoll_wait(impl_->epoll, events.data(), static_cast<int>(events.size()),
                            impl_->sleep_time(timeout_ms));
+    }
     impl_->time = monotonic_now();
     for (int i = 0; i < count; ++i) impl_->dispatch(events[static_cast<size_t>(i)]);
     impl_->tell_found();

@@ -25,9 +25,9 @@ class PostedSends {
   public:
     size_t size() const { return sends_.size(); }
     bool empty() const { return sends_.empty(); }
-    PostedSend& push(const PostedSend& send) {
+    void push(const PostedSend& send) {
         ++next_number_;
-        return sends_.emplace_back(send);
+        sends_.push_back(send);
     }
     PostedSend& from_last(size_t distance) { return sends_[sends_.size() - 1 - distance]; }
     // The wr_id for the device of the next one pushed.
