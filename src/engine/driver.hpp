@@ -127,9 +127,9 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher, priv
     void fail_by_program(Reason);
     void fail(Error);             // this side ends it: the peer is disconnected, the program sees `error`
     void end_for_program(Error);  // publishes the end to the program
-    void reset_peer();
+    void reset_peer(uint32_t at_most_ms = UINT32_MAX);
     void drop_mirror();
-    void arm_close_timer();
+    void arm_close_timer(uint32_t at_most_ms = UINT32_MAX);  // and at most the settings' close_timeout_ms
     void finish_when_drained();
     bool both_halves_are_over() const;
     void hang_up();

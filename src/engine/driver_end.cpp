@@ -2,6 +2,7 @@
 // told.
 #include "engine/driver.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "session/raw_calls.hpp"
@@ -10,6 +11,10 @@ namespace smbdirect::engine {
 
 using session::ConnectionState;
 using session::End;
+
+namespace {
+constexpr uint32_t kLastWordMs = 5'000;  // as long as others wait for the answer to a keep-alive [MS-SMBD] <4>
+}
 
 // Traces, counts and publishes that this side ends it. False: it was ending already, and nothing is left to
 // tell the peer.
@@ -26,6 +31,8 @@ bool Driver::begin_end(Error error) {
 
 void Driver::fail(Error error) {
     if (!begin_end(error)) return;
+    // Who does not answer takes no part in an orderly end, and should it come back, this was none.
+    if (error.reason == Reason::keepalive_timeout) return reset_peer(kLastWordMs);
     endpoint_->flush();
     endpoint_->disconnect();
     arm_close_timer();
@@ -38,20 +45,20 @@ void Driver::fail_by_program(Reason reason) {
 }
 
 // on_disconnected follows, but for a connection that has never stood.
-void Driver::reset_peer() {
+void Driver::reset_peer(uint32_t at_most_ms) {
     disconnecting_ = true;
     endpoint_->abort();
     if (counted_open_)
-        arm_close_timer();
+        arm_close_timer(at_most_ms);
     else
         peer_gone_ = true;
 }
 
 // Bounds an end that waits for the peer, or for a program to claim what arrived for it. Progress is given
 // more time: what send() accepted is not thrown away because a line is slow.
-void Driver::arm_close_timer() {
+void Driver::arm_close_timer(uint32_t at_most_ms) {
     if (close_timer_) return;
-    const auto limit = int64_t{context_.settings->close_timeout_ms} * 1'000'000;
+    const auto limit = int64_t{std::min(at_most_ms, context_.settings->close_timeout_ms)} * 1'000'000;
     close_timer_ =
         context_.loop->add_timer(context_.loop->now() + limit, [this, released = transmit_released_] {
             close_timer_ = 0;

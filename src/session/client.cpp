@@ -97,8 +97,10 @@ struct Candidates {
 };
 
 // Starts the engine and waits until it listens, or has ended (perhaps because another one was quicker), or
-// time is up.
-bool start_engine(const ClientOptions& options, const Deadline& deadline) {
+// time is up: more of it than an engine has to answer, as its file may come from a slow disk, and the
+// deadline begins anew then.
+bool start_engine(const ClientOptions& options, Deadline* deadline) {
+    constexpr int kMoreToStart = 3;
     int pipe[2] = {-1, -1};
     if (raw::call(SYS_pipe2, raw::address(pipe), O_CLOEXEC) < 0) return false;
     Socket read_end(pipe[0]);
@@ -107,15 +109,17 @@ bool start_engine(const ClientOptions& options, const Deadline& deadline) {
     bool started = spawn_invisibly_with(options.engine_path, arguments, pipe[1]);
     errno = saved;
     raw::close(pipe[1]);
-    if (started) wait_for(read_end.fd(), POLLIN, deadline);
-    return started;
+    if (!started) return false;
+    wait_for(read_end.fd(), POLLIN, Deadline(kMoreToStart * options.wait_ms));
+    *deadline = Deadline(options.wait_ms);
+    return true;
 }
 
 // A full backlog on the system's name is an engine that has much to do, or somebody who squats there: who it
 // is cannot be asked. For so long it is waited for where we have no engine of our own yet.
 constexpr int kBusyPatienceMs = 250;
 
-Result<int> find_engine(const ClientOptions& options, const Deadline& deadline, bool* spawned) {
+Result<int> find_engine(const ClientOptions& options, Deadline* deadline, bool* spawned) {
     const Candidates candidates(options);
     const Deadline patience(kBusyPatienceMs);
     for (int pause_ms = 1;; pause_ms = pause_ms < 100 ? pause_ms * 2 : 100) {
@@ -141,7 +145,7 @@ Result<int> find_engine(const ClientOptions& options, const Deadline& deadline, 
             *spawned = true;
             continue;
         }
-        if (deadline.left_ms() == 0) return give_up;
+        if (deadline->left_ms() == 0) return give_up;
         sleep_ms(pause_ms);
     }
 }
@@ -221,10 +225,10 @@ Result<Reply> judge(const Reply& reply, long size, uint32_t text_size) {
 
 Result<Reply> ask_engine(const ClientOptions& options, const Request& request, int pass_fd, ReplyFds* fds,
                          char* text, uint32_t text_size) {
-    const Deadline deadline(options.wait_ms);
+    Deadline deadline(options.wait_ms);
     bool spawned = false;
     for (;;) {
-        auto found = find_engine(options, deadline, &spawned);
+        auto found = find_engine(options, &deadline, &spawned);
         if (!found) return std::unexpected(found.error());
         Socket socket(*found);
         ReplyFds received;

@@ -18,7 +18,7 @@ struct ClientOptions {
     const char* socket_name = nullptr;  // SMBDIRECT_SOCKET, or null
     const char* engine_path = nullptr;  // smbdirectd to start where none answers; null: do not start one
     uid_t uid = 0;                      // the process's real uid: whose engine
-    int wait_ms = 5000;                 // for a starting engine
+    int wait_ms = 5000;                 // for an answer; three times as long for an engine to start
 };
 
 // One exchange: find the engine (system, then user), start it if none answers, check who it is, ask. Sends

@@ -378,3 +378,18 @@ TEST_CASE("several that start an engine at once, among signals, all reach the on
     ::unsetenv("SMBDIRECT_SOCKET");
     ::unlink(script.c_str());
 }
+
+TEST_CASE("an engine whose file comes from a slow disk is waited for longer than for an answer") {
+    const std::string name = unique_name(),
+                      script = "/tmp/smbdirect-slow-engine-test." + std::to_string(::getpid());
+    constexpr int kPatienceMs = 1000;
+    std::ofstream(script) << "#!/bin/sh\nsleep 1.2; exec " << own_path()
+                          << " 'role: engine' >/dev/null 2>&1\n";
+    ::chmod(script.c_str(), 0700);
+    ::setenv("SMBDIRECT_SOCKET", name.c_str(), 1);
+    ClientOptions options = options_for(name, kPatienceMs);
+    options.engine_path = script.c_str();
+    CHECK(ask_engine(options, Request{}, -1, nullptr).has_value());
+    ::unsetenv("SMBDIRECT_SOCKET");
+    ::unlink(script.c_str());
+}
