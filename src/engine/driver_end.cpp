@@ -13,7 +13,8 @@ using session::ConnectionState;
 using session::End;
 
 namespace {
-constexpr uint32_t kLastWordMs = 5'000;  // as long as others wait for the answer to a keep-alive [MS-SMBD] <4>
+constexpr uint32_t kLastWordMs =
+    5'000;  // as long as others wait for the answer to a keep-alive [MS-SMBD] <4>
 }
 
 // Traces, counts and publishes that this side ends it. False: it was ending already, and nothing is left to
