@@ -156,6 +156,13 @@ void Driver::proceed() {
     turn();
 }
 
+void Driver::give_up(Error error) {
+    begin_end(error);
+    endpoint_.reset();
+    peer_gone_ = true;
+    finish();
+}
+
 void Driver::refuse(Error error) {
     held_ = false;
     if (!counted_open_ || peer_gone_ || disconnecting_) return fail(error);
@@ -175,6 +182,10 @@ void Driver::on_established(const fabric::PrivateData& peer) {
         view_.memory->local = endpoint_->local_address();
     }
     core_->on_transport_established(context_.loop->now());
+    if (passive_ && core_->termination())
+        trace_violation();  // the request that came before this is refused; work() sees it
+    else
+        settle_sizes();
     turn();
 }
 

@@ -74,6 +74,7 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher, priv
     void adopt_b(int b);
     void proceed();  // send the Negotiate Response
     void refuse(Error);
+    void give_up(Error);  // after a start_accept() that failed: nothing more comes of it
 
     uint64_t id() const { return id_; }
     int memfd() const { return memfd_; }
@@ -154,8 +155,9 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher, priv
     Result<void> post_negotiate_receive();
     Result<void> prepare_receive_area();
     void take_completions();
-    bool take_receive(const fabric::Completion&);
-    bool take_negotiate_message(const fabric::Completion&);
+    void take_receive(const fabric::Completion&);
+    void take_negotiate_message(const fabric::Completion&);
+    void settle_sizes();
     void adjust_window();
     void replenish();
     bool post_slot(uint32_t slot);
@@ -173,9 +175,9 @@ class Driver final : public fabric::EndpointEvents, public fabric::Watcher, priv
     // driver_inbound.cpp: messages of the peer that are looked at, and put together, before the program sees
     // them
     void prepare_channels();
-    bool take_payload(uint32_t slot, const connection::Delivery&);
+    void take_payload(uint32_t slot, const connection::Delivery&);
     void judge_message(std::span<const std::byte> start);
-    bool finish_gathered(uint32_t slot, const connection::Delivery&);
+    void finish_gathered(uint32_t slot, const connection::Delivery&);
     bool take_client_reply(std::span<const std::byte> start, bool* taken);
     void deliver(const session::ReceiveDescriptor&, uint32_t block);
     void enqueue_slot(uint32_t slot, const connection::Delivery&);

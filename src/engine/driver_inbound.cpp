@@ -52,8 +52,7 @@ void Driver::prepare_channels() {
 
 // ---------------------------------------------------------------- arriving
 
-// False: the connection has failed.
-bool Driver::take_payload(uint32_t slot, const connection::Delivery& delivery) {
+void Driver::take_payload(uint32_t slot, const connection::Delivery& delivery) {
     const std::byte* payload = view_.receive_area() + slot * slot_size_ + delivery.slot_offset;
     const std::span<const std::byte> bytes(payload, delivery.length);
     if (delivery.first_fragment) {
@@ -72,27 +71,20 @@ bool Driver::take_payload(uint32_t slot, const connection::Delivery& delivery) {
         if (known.size() >= smb2::look_wanted(known, arriving_length_)) {
             bool taken = false;
             judge_message(known);
-            if (!take_client_reply(known, &taken)) return false;
+            if (!take_client_reply(known, &taken)) return;
             if (taken) assembly_ = Assembly::dropped;
         }
     }
-    if (assembly_ == Assembly::dropped) {
-        slots_.give_back(slot);
-        return true;
-    }
-    if (assembly_ == Assembly::guarded && !(compound_guard_.take(gathered_) && compound_guard_.take(bytes))) {
-        fail({Reason::channel_compound, ECONNRESET});
-        return false;
-    }
+    if (assembly_ == Assembly::dropped) return slots_.give_back(slot);
+    if (assembly_ == Assembly::guarded && !(compound_guard_.take(gathered_) && compound_guard_.take(bytes)))
+        return fail({Reason::channel_compound, ECONNRESET});
     if (assembly_ == Assembly::judging || assembly_ == Assembly::whole) {
         gathered_.insert(gathered_.end(), bytes.begin(), bytes.end());
         if (delivery.last_fragment) return finish_gathered(slot, delivery);
-        slots_.give_back(slot);
-        return true;
+        return slots_.give_back(slot);
     }
     if (!gathered_.empty()) enqueue_gathered();  // judged by more than one fragment
     enqueue_slot(slot, delivery);
-    return true;
 }
 
 // Decides what becomes of the message that begins like this.
@@ -114,21 +106,16 @@ void Driver::judge_message(std::span<const std::byte> start) {
 }
 
 // All of a message that may have a channel in it, the last fragment in `slot`.
-bool Driver::finish_gathered(uint32_t slot, const connection::Delivery& delivery) {
+void Driver::finish_gathered(uint32_t slot, const connection::Delivery& delivery) {
     const auto translated = server_channels_->translate(gathered_);
     if (!translated) {
         slots_.give_back(slot);
-        fail(translated.error());
-        return false;
+        return fail(translated.error());
     }
     if (!*translated) {  // nothing to translate
-        if (delivery.first_fragment) {
-            enqueue_slot(slot, delivery);
-            return true;
-        }
+        if (delivery.first_fragment) return enqueue_slot(slot, delivery);
         slots_.give_back(slot);
-        enqueue_gathered();
-        return true;
+        return enqueue_gathered();
     }
     const smb2::TranslatedRequest& message = **translated;
     context_.counters->channel_requests_refused += message.refused;
@@ -141,12 +128,10 @@ bool Driver::finish_gathered(uint32_t slot, const connection::Delivery& delivery
         connection::Delivery made;
         made.length = made.message_length = message.length;
         made.first_fragment = made.last_fragment = true;
-        enqueue_slot(slot, made);
-        return true;
+        return enqueue_slot(slot, made);
     }
     slots_.give_back(slot);
     enqueue_message(message, message.length);
-    return true;
 }
 
 // The reply to a READ or WRITE that went by channel: the data lie in the program's memory already.

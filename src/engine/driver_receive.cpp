@@ -61,19 +61,17 @@ void Driver::take_completions() {
         for (size_t i = 0; i < count; ++i) {
             if (batch[i].opcode != fabric::Opcode::receive)
                 complete_send(batch[i]);
-            else if (!take_receive(batch[i]))
-                return;
+            else
+                take_receive(batch[i]);
         }
     } while (count == batch.size());
 }
 
-bool Driver::take_receive(const fabric::Completion& completion) {
+void Driver::take_receive(const fabric::Completion& completion) {
     if (completion.wr_id == kNegotiateWrId) return take_negotiate_message(completion);
     const auto slot = static_cast<uint32_t>(completion.wr_id);
-    if (completion.status != fabric::Status::success || !core_ || core_->termination() || disconnecting_) {
-        slots_.give_back(slot);
-        return true;
-    }
+    if (completion.status != fabric::Status::success || !core_ || core_->termination() || disconnecting_)
+        return slots_.give_back(slot);
     std::optional<uint32_t> token;
     if (completion.invalidated) token = completion.invalidated_rkey;
     const size_t header = std::min<size_t>(completion.byte_length, 24);
@@ -81,8 +79,7 @@ bool Driver::take_receive(const fabric::Completion& completion) {
                                             context_.loop->now());
     if (!delivery) {
         slots_.give_back(slot);
-        trace_violation();
-        return true;  // work() sees the termination
+        return trace_violation();  // work() sees the termination
     }
     ++context_.counters->messages_received;
     context_.counters->bytes_received += delivery->length;
@@ -92,32 +89,33 @@ bool Driver::take_receive(const fabric::Completion& completion) {
         peer_ended_ = true;
         if (assembly_ == Assembly::judging && !gathered_.empty()) enqueue_gathered();  // nothing more comes
     }
-    if (delivery->length == 0) {
-        slots_.give_back(slot);
-        return true;
-    }
+    if (delivery->length == 0) return slots_.give_back(slot);
     // Large ones are noticed at once, that there are none any more after a while.
     usual_length_ = std::max(delivery->length, usual_length_ - usual_length_ / 32 + delivery->length / 32);
     if (delivery->last_fragment) ++context_.counters->upper_messages_received;
-    return take_payload(slot, *delivery);
+    take_payload(slot, *delivery);
 }
 
-bool Driver::take_negotiate_message(const fabric::Completion& completion) {
-    if (completion.status != fabric::Status::success || !core_ || disconnecting_) return true;
+void Driver::take_negotiate_message(const fabric::Completion& completion) {
+    if (completion.status != fabric::Status::success || !core_ || disconnecting_) return;
     std::span<const std::byte> message(private_.data(),
                                        std::min<size_t>(completion.byte_length, kNegotiateBuffer));
-    if (auto taken = core_->on_negotiate_message(message, context_.loop->now()); !taken) {
-        trace_violation();
-        return true;  // work() sees the termination
-    }
+    if (!core_->on_negotiate_message(message, context_.loop->now()))
+        return trace_violation();  // work() sees the termination
+    settle_sizes();
+}
+
+// Once they are negotiated: a request that overtook the event of its connection waits for it in the core.
+void Driver::settle_sizes() {
+    if (core_->negotiated().version == 0) return;
     if (passive_) {
         auto made = create_memory(true, face_);
-        if (!made) return fail(made.error()), false;
+        if (!made) return fail(made.error());
         view_.memory->local = local_shown_;
         view_.memory->peer = endpoint_->remote_address();
         std::strncpy(view_.memory->fabric, endpoint_->fabric_name(), sizeof view_.memory->fabric - 1);
     }
-    if (auto prepared = prepare_receive_area(); !prepared) return fail(prepared.error()), false;
+    if (auto prepared = prepare_receive_area(); !prepared) return fail(prepared.error());
     prepare_channels();
     if (passive_) {
         held_ = true;
@@ -125,7 +123,6 @@ bool Driver::take_negotiate_message(const fabric::Completion& completion) {
             if (!alive.expired() && held_) events_->on_ready_to_accept(this);
         });
     }
-    return true;
 }
 
 bool Driver::post_slot(uint32_t slot) {

@@ -58,7 +58,7 @@ class ListenerTable::Arrivals final : public fabric::ListenerEvents {
         set_port(shown, port_of(listener_->record.address));
         if (auto started = driver->start_accept(std::move(endpoint), peer, shown, listener_->record.face);
             !started)
-            driver->refuse(started.error());
+            driver->give_up(started.error());
     }
 
     void on_refused(const sockaddr_storage& peer, Error error) override {
@@ -323,7 +323,10 @@ void ListenerTable::knock_for_waiting() {
     waiting_.pop_front();
     context_.loop->defer([this, next, id = next->id()] {
         auto of = listener_of_.find(next);
-        if (of != listener_of_.end() && next->id() == id) announce(next);
+        if (of != listener_of_.end() && next->id() == id)
+            announce(next);
+        else
+            knock_for_waiting();  // it has gone meanwhile
     });
 }
 

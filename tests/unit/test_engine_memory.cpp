@@ -16,8 +16,9 @@ namespace {
 constexpr uint32_t kExplicit = 257, kUnit = 32 * 1024;
 constexpr size_t kPiece = 8 * kUnit;  // of the ring: one registration
 
-// As a device: registrations cost, and are limited.
-class Device final : public fabric::Endpoint {
+// As a device: registrations cost, and are limited, and the first message overtakes the event of its
+// connection.
+class Device final : public fabric::Endpoint, fabric::EndpointEvents {
   public:
     explicit Device(std::unique_ptr<Endpoint> real) : real_(std::move(real)) {}
     // No more than is pinned now, and so much less, can be pinned from now on.
@@ -27,7 +28,8 @@ class Device final : public fabric::Endpoint {
     }
 
     Result<void> accept(const fabric::AcceptParameters& p, fabric::EndpointEvents* e) override {
-        return real_->accept(p, e);
+        owner_ = e;
+        return real_->accept(p, this);
     }
     void reject(const fabric::PrivateData& data) override { real_->reject(data); }
     Result<fabric::MemoryRegion> register_memory(std::byte* address, size_t length,
@@ -59,7 +61,16 @@ class Device final : public fabric::Endpoint {
     uint64_t unacknowledged_bytes() const override { return real_->unacknowledged_bytes(); }
 
   private:
+    void on_established(const fabric::PrivateData& peer) override { overtaken_ = peer; }
+    void on_completions() override {
+        owner_->on_completions();
+        if (overtaken_) owner_->on_established(*std::exchange(overtaken_, std::nullopt));
+    }
+    void on_disconnected(Error error) override { owner_->on_disconnected(error); }
+
     std::unique_ptr<fabric::Endpoint> real_;
+    fabric::EndpointEvents* owner_ = nullptr;
+    std::optional<fabric::PrivateData> overtaken_;
     mutable fabric::Limits limits_;
     std::atomic<size_t> pinned_ = 0, most_ = 0;
     std::atomic<bool> full_ = false;

@@ -41,23 +41,22 @@ class AddressTable::Anchor final : private DeviceUser {
     const RdmaAddress& where() const { return where_; }
 
   private:
-    void on_device_removed() override {
+    CmId on_device_removed() override {
         device_->remove_user(this);
-        id_.reset();
         device_.reset();
+        return std::move(id_);
     }
 
     Core& core_;
-    std::shared_ptr<Device> device_;
     CmId id_;
+    std::shared_ptr<Device> device_;  // before the identifier that keeps it open
     RdmaAddress where_;
 };
 
 AddressTable::AddressTable(Core& core) : core_(core) {}
 AddressTable::~AddressTable() = default;
 
-bool AddressTable::scan() {
-    const auto before = addresses();
+void AddressTable::scan() {
     auto host = host_addresses();
     std::erase_if(host, is_loopback);  // which no device has
     std::erase_if(anchors_, [&](const auto& anchor) {
@@ -65,7 +64,7 @@ bool AddressTable::scan() {
             return same_address(address, anchor->where().address);
         });
     });
-    if (!core_.open_channel()) return addresses() != before;  // no device at all
+    if (!core_.open_channel()) return;  // no device at all
     for (const auto& address : host) {
         const bool known = std::any_of(anchors_.begin(), anchors_.end(), [&](const auto& anchor) {
             return same_address(address, anchor->where().address);
@@ -74,7 +73,6 @@ bool AddressTable::scan() {
         auto anchor = std::make_unique<Anchor>(core_);
         if (anchor->bind(address)) anchors_.push_back(std::move(anchor));
     }
-    return addresses() != before;
 }
 
 std::vector<RdmaAddress> AddressTable::addresses() const {

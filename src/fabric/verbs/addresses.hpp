@@ -25,8 +25,8 @@ class AddressTable {
     explicit AddressTable(Core& core);
     ~AddressTable();
 
-    // Compares with the addresses that the host has now. True: something changed.
-    bool scan();
+    // Looks at the addresses that the host has now.
+    void scan();
     std::vector<RdmaAddress> addresses() const;
     // The address that a connection to `remote` would come from, if it is one of an RDMA device. `local` is
     // what the program bound, or AF_UNSPEC.

@@ -196,23 +196,26 @@ void Device::remove() {
     core_.forget(this);
     core_.loop.unwatch(context_->async_fd, this);
     const std::vector<DeviceUser*> users(users_.begin(), users_.end());
+    std::vector<CmId> last;  // they keep the device's context until we are through with it
     for (auto* user : users)
-        if (users_.contains(user)) user->on_device_removed();
+        if (users_.contains(user)) last.push_back(user->on_device_removed());
     core_.loop.unwatch(completions_->fd, this);
-    completions_.reset();
     placeholder_.reset();
     sever();
+    completions_.reset();
     if (core_.on_addresses_may_have_changed) core_.on_addresses_may_have_changed();
 }
 
 // The kernel waits until nobody has the device open any more (`rdma link delete` would hang), but librdmacm
 // keeps every device open that it ever saw, until it notices the loss at its next look at another device. So
 // the descriptors are taken from under it: they lead nowhere from now on, and closing them later is harmless.
+// So is the completion channel's: a connect that is being interrupted has a queue on it still.
 void Device::sever() {
     const int nowhere = ::open("/dev/null", O_RDWR | O_CLOEXEC);
     if (nowhere < 0) return;
     dup3(nowhere, context_->cmd_fd, O_CLOEXEC);
     dup3(nowhere, context_->async_fd, O_CLOEXEC);
+    dup3(nowhere, completions_->fd, O_CLOEXEC);
     close(nowhere);
 }
 

@@ -34,10 +34,11 @@ class CmHandler {
     ~CmHandler() = default;
 };
 
-// Uses a device, and lets go of everything of it when told.
+// Uses a device, and lets go of everything of it when told. Its identifier it hands over where it has one
+// still: with the last of them librdmacm may close the device, which is too early then.
 class DeviceUser {
   public:
-    virtual void on_device_removed() = 0;
+    virtual CmId on_device_removed() = 0;
 
   protected:
     ~DeviceUser() = default;
@@ -113,13 +114,15 @@ class Core final : private Watcher {
     std::function<void()> on_addresses_may_have_changed;
 
     EventLoop& loop;
-    Background background;
 
   private:
     void on_ready(uint32_t) override;
 
     EventChannel channel_;
     std::map<ibv_context*, std::weak_ptr<Device>> devices_;
+
+  public:
+    Background background;  // last: what runs there uses the channel
 };
 
 // The bytes that this process may lock in memory, by RLIMIT_MEMLOCK. That CAP_IPC_LOCK is above it holds

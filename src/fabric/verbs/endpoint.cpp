@@ -281,7 +281,10 @@ void VerbsEndpoint::on_cm_event(const CmEvent& event) {
     }
 }
 
-void VerbsEndpoint::on_device_removed() { die({Reason::device_removed, ECONNRESET}); }
+CmId VerbsEndpoint::on_device_removed() {
+    die({Reason::device_removed, ECONNRESET});
+    return nullptr;
+}
 
 // ---------------------------------------------------------------- the end
 

@@ -53,7 +53,7 @@ class VerbsEndpoint final : public Endpoint,
 
     // connection management: endpoint.cpp
     void on_cm_event(const CmEvent&) override;
-    void on_device_removed() override;
+    CmId on_device_removed() override;
     Result<void> adopt(QueueDepths depths);
     Result<void> resolve_address();
     void on_address_error(int errnum);

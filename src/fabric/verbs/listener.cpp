@@ -67,18 +67,20 @@ class VerbsListener::Place final : private CmHandler, private DeviceUser {
         owner_.events_->on_request(std::move(endpoint), event.private_data);
     }
 
-    void on_device_removed() override { close(); }
+    CmId on_device_removed() override {
+        close();
+        return std::move(id_);
+    }
 
     void close() {
         if (device_) device_->remove_user(this);
-        id_.reset();
         device_.reset();
     }
 
     VerbsListener& owner_;
     const RdmaAddress where_;
-    std::shared_ptr<Device> device_;
     CmId id_;
+    std::shared_ptr<Device> device_;  // before the identifier that keeps it open
 };
 
 VerbsListener::VerbsListener(Core& core, const ListenParameters& parameters, ListenerEvents* events,

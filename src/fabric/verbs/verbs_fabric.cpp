@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 
 #include "fabric/address.hpp"
 #include "fabric/verbs/change_watch.hpp"
@@ -91,11 +92,10 @@ class RealVerbsFabric final : public VerbsFabric, private ChangeEvents {
   private:
     void on_removal(std::string_view uverbs_name) override { core_.remove_device(uverbs_name); }
     void on_change() override {
-        const bool changed = table_.scan();
+        table_.scan();
         if (before_listening_) before_listening_();
-        if (!changed) return;
         const auto addresses = table_.addresses();
-        // An address that cannot be had now is tried again with the next change.
+        // An address that cannot be had now is tried again with the next change, of whatever it is.
         for (auto* listener : listeners_) (void)listener->cover(addresses);
     }
 
@@ -111,6 +111,8 @@ class RealVerbsFabric final : public VerbsFabric, private ChangeEvents {
 }  // namespace verbs
 
 std::unique_ptr<VerbsFabric> make_verbs_fabric(EventLoop& loop) {
+    // Of hardware that is gone libibverbs frees nothing otherwise. Read at its first use.
+    setenv("RDMAV_ALLOW_DISASSOC_DESTROY", "1", 0);
     return std::make_unique<verbs::RealVerbsFabric>(loop);
 }
 
