@@ -114,6 +114,13 @@ Result<void> Driver::start_accept(std::unique_ptr<fabric::Endpoint> endpoint, co
     if (auto registered = register_private_buffers(); !registered) return registered;
     create_core(Role::passive, peer);
     fabric::AcceptParameters parameters;
+    // What the device can, where that is known yet, and no more than the peer says that it serves: MPA of
+    // revision 1 tells nobody else.
+    const auto& limits = endpoint_->limits();
+    if (limits.max_ird) parameters.ird = std::min(parameters.ird, limits.max_ird);
+    if (limits.max_ord) parameters.ord = std::min(parameters.ord, limits.max_ord);
+    if (const uint32_t served = ird_of(peer))
+        parameters.ord = static_cast<uint8_t>(std::min<uint32_t>(parameters.ord, served));
     // A peer that sent the 8 bytes alone gets an answer in kind; one that sent none expects none
     // [MS-SMBD] 6.2.
     if (has_ird_ord(peer)) {

@@ -54,6 +54,15 @@ inline bool has_ird_ord(const fabric::PrivateData& data) {
                                                        [](std::byte byte) { return byte != std::byte{0}; });
 }
 
+// How many of our RDMA Reads the peer serves at once; 0: it does not say. Linux 6 says it in its own byte
+// order.
+inline uint32_t ird_of(const fabric::PrivateData& data) {
+    if (!has_ird_ord(data)) return 0;
+    uint32_t value = 0;
+    for (size_t i = 0; i < sizeof value; ++i) value = value << 8 | std::to_integer<uint32_t>(data.bytes[i]);
+    return value > 0xffff ? __builtin_bswap32(value) : value;
+}
+
 inline bool is_own_kind(const fabric::PrivateData& data) {
     return data.length >= kIrdOrdLength + kOwnKind.size() &&
            std::memcmp(data.bytes.data() + kIrdOrdLength, kOwnKind.data(), kOwnKind.size()) == 0;

@@ -138,15 +138,18 @@ Result<void> Device::open() {
     return {};
 }
 
+bool Device::is_siw() const {
+    constexpr uint32_t kSiw = 0x626d74;
+    return attributes_.vendor_id == kSiw;
+}
+
 // libsiw takes the queue whose mapping happens to begin at 0x90000 for one that could not be mapped
 // (SIW_INVAL_UOBJ_KEY), and from then on no queue can be made until another one goes: after some eight
 // connections. Mappings are numbered from 0 on as they are made, so a first one that is larger keeps
 // everybody from that place. 32 bytes an entry.
 void Device::fill_gap_of_siw() {
-    constexpr uint32_t kSiw = 0x626d74;
     constexpr int kEntries = 0x90000 / 32 + 1;
-    if (attributes_.vendor_id == kSiw)
-        placeholder_.reset(ibv_create_cq(context_, kEntries, nullptr, nullptr, 0));
+    if (is_siw()) placeholder_.reset(ibv_create_cq(context_, kEntries, nullptr, nullptr, 0));
 }
 
 void Device::on_ready(uint32_t) {

@@ -68,6 +68,7 @@ class Device final : public std::enable_shared_from_this<Device>, private Watche
     ibv_context* context() const { return context_; }
     const char* name() const { return ibv_get_device_name(context_->device); }
     bool is_iwarp() const { return context_->device->transport_type == IBV_TRANSPORT_IWARP; }
+    bool is_siw() const;
     const ibv_device_attr& attributes() const { return attributes_; }
     uint32_t max_message() const { return max_message_; }
     ibv_comp_channel* completion_channel() const { return completions_.get(); }

@@ -213,6 +213,8 @@ Result<void> VerbsEndpoint::accept(const AcceptParameters& parameters, EndpointE
         return fail(Reason::transport_error, error == EINVAL ? ECONNRESET : error);
     }
     if (!armed_) deliver_later([this] { on_cq_event(); });  // what came before there was anybody to tell
+    constexpr Nanoseconds kFirstPatience = 200'000'000;
+    if (resources_->device->is_siw()) await_first_message(kFirstPatience);
     return {};
 }
 
@@ -232,6 +234,20 @@ void VerbsEndpoint::become_established(const CmEvent& event) {
     local_ = address_from(rdma_get_local_addr(resources_->id.get()));
     remote_ = address_from(rdma_get_peer_addr(resources_->id.get()));
     if (events_) events_->on_established(event.private_data);
+}
+
+// siw_accept() sends the MPA Reply before it takes over the socket. What the peer says between the two, be it
+// the frame that siw waits for with ESTABLISHED (RFC 6581 9), lies there unnoticed until something else
+// comes: so the peer is made to say something.
+void VerbsEndpoint::await_first_message(Nanoseconds patience) {
+    constexpr Nanoseconds kMostPatience = 2'000'000'000;
+    if (patience > kMostPatience) return;
+    first_message_timer_ = core_.loop.add_timer(core_.loop.now() + patience, [this, patience] {
+        first_message_timer_ = 0;
+        if (phase_ == Phase::closing || phase_ == Phase::dead || has_received_) return;
+        post_empty_read();
+        await_first_message(3 * patience);
+    });
 }
 
 void VerbsEndpoint::on_cm_event(const CmEvent& event) {
@@ -336,6 +352,7 @@ void VerbsEndpoint::die(Error error) {
 
 void VerbsEndpoint::release() {
     core_.loop.cancel_timer(std::exchange(timer_, 0));
+    core_.loop.cancel_timer(std::exchange(first_message_timer_, 0));
     core_.loop.forget(this);
     if (!resources_) return;
     resources_->detach();

@@ -60,6 +60,7 @@ class VerbsEndpoint final : public Endpoint,
     void connect();
     void connect_in_background(std::shared_ptr<struct ConnectCall> call);
     void become_established(const CmEvent& event);
+    void await_first_message(Nanoseconds patience);
     void disconnect_now();
     void break_off(Error error);
     void die(Error error);
@@ -79,7 +80,9 @@ class VerbsEndpoint final : public Endpoint,
     void take_hardware_completions();
     void take(const ibv_wc& completion);
     void complete(const PostedSend& posted, const ibv_wc& completion);
+    bool post_own(ibv_send_wr work, Opcode opcode);
     bool post_reset();
+    void post_empty_read();
     void on_flushed();
     void on_bad_completion(const ibv_wc& completion, Opcode opcode);
     void flush_outstanding();
@@ -95,7 +98,8 @@ class VerbsEndpoint final : public Endpoint,
     std::shared_ptr<Resources> resources_;
     ConnectParameters wanted_;
     Nanoseconds deadline_ = 0, unreachable_at_ = 0;  // of the connection, of resolving its address
-    uint64_t timer_ = 0;
+    uint64_t timer_ = 0, first_message_timer_ = 0;
+    bool has_received_ = false;
     Limits limits_;
     sockaddr_storage local_{}, remote_{};
     std::string name_ = "verbs";

@@ -163,15 +163,29 @@ Result<void> VerbsEndpoint::post_send(const SendRequest& request) {
 
 void VerbsEndpoint::flush() { post_batch(); }
 
-bool VerbsEndpoint::post_reset() {
+bool VerbsEndpoint::post_own(ibv_send_wr work, Opcode opcode) {
     if (phase_ == Phase::dead || sends_.size() >= limits_.max_send_wr || !post_batch()) return false;
-    ibv_send_wr work{}, *bad = nullptr;
+    ibv_send_wr* bad = nullptr;
     work.wr_id = sends_.next_number();
-    work.opcode = IBV_WR_SEND;
+    work.opcode = hardware_opcode(opcode);
     work.send_flags = IBV_SEND_SIGNALED;
     if (ibv_post_send(resources_->queue_pair(), &work, &bad) != 0) return false;
-    sends_.push({.wr_id = 0, .opcode = Opcode::send, .length = 0, .is_reset = true, .is_signaled = true});
+    sends_.push({.wr_id = 0, .opcode = opcode, .length = 0, .is_own = true, .is_signaled = true});
     return true;
+}
+
+bool VerbsEndpoint::post_reset() { return post_own({}, Opcode::send); }
+
+// The frame with which siw itself shows readiness under RFC 6581: of no bytes, so that its key means nothing.
+void VerbsEndpoint::post_empty_read() {
+    if (limits_.max_ord == 0 || resources_->regions.empty()) return;
+    const ibv_mr& region = *resources_->regions.begin()->second;
+    ibv_sge nowhere{reinterpret_cast<uint64_t>(region.addr), 0, region.lkey};
+    ibv_send_wr work{};
+    work.sg_list = &nowhere;
+    work.num_sge = 1;
+    work.wr.rdma.rkey = 1;
+    post_own(work, Opcode::rdma_read);
 }
 
 void VerbsEndpoint::signal(size_t place_in_batch) {
@@ -254,6 +268,7 @@ void VerbsEndpoint::take_hardware_completions() {
 // What was flushed already, by us, is in no queue any more.
 void VerbsEndpoint::take(const ibv_wc& completion) {
     if (completion.wr_id == kReceiveWork) {
+        has_received_ = true;
         if (receives_.empty()) return;
         const PostedSend posted{receives_.front(), Opcode::receive, 0};
         receives_.pop_front();
@@ -265,7 +280,7 @@ void VerbsEndpoint::take(const ibv_wc& completion) {
 
 void VerbsEndpoint::complete(const PostedSend& posted, const ibv_wc& completion) {
     if (posted.opcode != Opcode::receive) bytes_outstanding_ -= posted.length;
-    if (posted.is_reset) return;
+    if (posted.is_own) return;
     Completion out{.wr_id = posted.wr_id, .opcode = posted.opcode, .status = status_of(completion.status)};
     if (out.status == Status::success) {
         if (posted.opcode == Opcode::receive || posted.opcode == Opcode::rdma_read)
@@ -316,7 +331,7 @@ void VerbsEndpoint::on_qp_async_event(ibv_event_type type) {
 void VerbsEndpoint::flush_outstanding() {
     while (!sends_.empty()) {
         const PostedSend posted = sends_.take();
-        if (posted.is_reset) continue;
+        if (posted.is_own) continue;
         const Status status = posted.completion ? status_of(posted.completion->status) : Status::flushed;
         completed_.push_back({.wr_id = posted.wr_id, .opcode = posted.opcode, .status = status});
     }

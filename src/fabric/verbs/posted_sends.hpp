@@ -16,7 +16,7 @@ struct PostedSend {
     uint64_t wr_id;
     Opcode opcode;
     uint32_t length;
-    bool is_reset = false;     // ours, of abort()
+    bool is_own = false;       // the endpoint's own: nobody else hears of it
     bool is_signaled = false;  // the device tells of its completion, also if it succeeds
     std::optional<ibv_wc> completion = {};
 };
