@@ -241,6 +241,11 @@ TEST_CASE("private data tells the engine's kind and its fabric, and none of both
     CHECK_FALSE(engine::is_own_kind(stranger));
     CHECK_FALSE(engine::is_same_fabric(stranger, "iwarp"));
     CHECK_FALSE(engine::has_ird_ord({}));
+
+    CHECK(engine::ird_of(stranger) == 32);
+    std::reverse(stranger.bytes.begin(), stranger.bytes.begin() + 4);  // as Linux 6 has it
+    CHECK(engine::ird_of(stranger) == 32);
+    CHECK(engine::ird_of({}) == 0);
 }
 
 TEST_CASE("the environment says how the software fabric begins", "[engine]") {
