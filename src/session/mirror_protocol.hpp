@@ -117,13 +117,25 @@ struct MirrorSteps {
         std::atomic_thread_fence(std::memory_order_seq_cst);
         if (m.stuffed.load(std::memory_order_seq_cst) && (whatever_the_space || worth_unstuffing(s))) {
             if constexpr (Policy::stuffing_drain == Drain::counted) {
-                if (m.stuffed.exchange(0, std::memory_order_seq_cst)) s.debt += kStuffingBytes;
+                Policy::step();
+                const bool was_stuffed = m.stuffed.exchange(0, std::memory_order_seq_cst) != 0;
+                Policy::step();
+                if (was_stuffed && (whatever_the_space || !is_stuffed_again(s))) s.debt += kStuffingBytes;
                 Policy::step();
             } else {
                 drain_all_but_poison(s);
             }
         }
         if (s.debt > 0) pay_debt(s, raw::queued(s.b));
+    }
+
+    // Between the look at the room and the flag a producer that still saw the flag may have filled that room,
+    // and relies on OUT being off. False: there is room still, or that one has sent another stuffing.
+    static bool is_stuffed_again(State& s) {
+        std::atomic_thread_fence(std::memory_order_seq_cst);
+        if (worth_unstuffing(s)) return false;
+        uint32_t off = 0;
+        return s.view.memory->stuffed.compare_exchange_strong(off, 1, std::memory_order_seq_cst);
     }
 
     // Wrong on purpose: loses count of a stuffing that is announced and still in flight, or the other way

@@ -166,6 +166,7 @@ build_modules() {  # TREE RELEASE SOURCE CONFIG MODULES
         build_in_tree "$headers" "$src/drivers/infiniband/sw/rxe" CONFIG_RDMA_RXE=m
     grep -q '^CONFIG_RDMA_SIW=' "$config" ||
         build_in_tree "$headers" "$src/drivers/infiniband/sw/siw" CONFIG_RDMA_SIW=m
+    dawdling_siw "$headers" "$src/drivers/infiniband/sw/siw" "${modules%/lib/modules/*}/dawdling"
     # The third is a module of its own since Linux 7; what does not know it does not mind.
     build_in_tree "$headers" "$src/fs/smb" CONFIG_CIFS=m CONFIG_CIFS_SMB_DIRECT=y CONFIG_SMB_SERVER=m \
         CONFIG_SMB_SERVER_SMBDIRECT=y CONFIG_SMBDIRECT=m CONFIG_SMBFS=m \
@@ -177,6 +178,15 @@ build_modules() {  # TREE RELEASE SOURCE CONFIG MODULES
         find "$modules/kernel" -name "${module##*/}*" -delete
         strip --strip-debug -o "$modules/updates/${module##*/}" "$module"
     done
+}
+# A siw that pauses where it is deaf to its peer, for cases/first-message.
+dawdling_siw() {  # HEADERS SOURCE DIRECTORY
+    cp -r "$2" "$work/dawdling"
+    sed -i -e 's/^\tif (wait_for_peer_rts) {/\tmsleep(40);\n&/' -e '1i #include <linux/delay.h>' "$work/dawdling/siw_cm.c"
+    grep -q 'msleep(40);' "$work/dawdling/siw_cm.c" || return 0
+    build_in_tree "$1" "$work/dawdling" CONFIG_RDMA_SIW=m
+    mkdir -p "$3"
+    strip --strip-debug -o "$3/siw.ko" "$work/dawdling/siw.ko"
 }
 build_in_tree() {  # HEADERS DIRECTORY MAKE-ARGUMENT...
     local headers=$1 directory=$2

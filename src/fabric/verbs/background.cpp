@@ -80,8 +80,15 @@ uint64_t Background::run(std::function<void()> work, std::function<void()> done)
 }
 
 void Background::interrupt(uint64_t number) {
-    for (auto& job : jobs_)
-        if (job->number == number && !job->finished) pthread_kill(job->thread.native_handle(), kInterruption);
+    constexpr Nanoseconds kAgain = 10'000'000;
+    for (auto& job : jobs_) {
+        if (job->number != number || job->finished) continue;
+        pthread_kill(job->thread.native_handle(), kInterruption);
+        // One that came just before the job fell asleep is lost.
+        loop_.add_timer(loop_.now() + kAgain, [this, number, alive = std::weak_ptr<int>(alive_)] {
+            if (!alive.expired()) interrupt(number);
+        });
+    }
 }
 
 void Background::on_ready(uint32_t) {

@@ -23,7 +23,7 @@ class Background final : private Watcher {
     // Runs `work` on a thread; afterwards `done` on the loop's. The number identifies the job; 0: no thread
     // could be had, and nothing was or will be called.
     uint64_t run(std::function<void()> work, std::function<void()> done);
-    // Makes a system call that the job sleeps in return with EINTR.
+    // Makes every system call that the job sleeps in return with EINTR, until it has finished.
     void interrupt(uint64_t job);
 
   private:
@@ -34,6 +34,7 @@ class Background final : private Watcher {
     int finished_fd_ = -1;
     uint64_t last_job_ = 0;
     std::list<std::unique_ptr<Job>> jobs_;
+    std::shared_ptr<int> alive_ = std::make_shared<int>(0);  // expires with us: for timers
 };
 
 }  // namespace smbdirect::fabric::verbs
