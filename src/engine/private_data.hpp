@@ -7,12 +7,14 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <string_view>
 
 #include "fabric/fabric.hpp"
+#include "wire/big_endian.hpp"
 
 namespace smbdirect::engine {
 
@@ -21,10 +23,6 @@ inline constexpr std::array<char, 8> kOwnKind = {'l', 'i', 'b', 's',
 inline constexpr size_t kIrdOrdLength = 8;
 inline constexpr size_t kFabricMarkAt = kIrdOrdLength + kOwnKind.size();
 inline constexpr size_t kAbilitiesAt = kFabricMarkAt + 1;
-
-inline void put_big_endian32(std::byte* out, uint32_t value) {
-    for (int i = 0; i < 4; ++i) out[i] = static_cast<std::byte>(value >> (24 - 8 * i));
-}
 
 enum class FabricMark : uint8_t { none, iwarp, memory, verbs };
 enum Abilities : uint8_t { knows_half_close = 1 };  // wire::kSmbdEndOfStream; a TCP socket's, converted
@@ -38,8 +36,8 @@ inline FabricMark fabric_mark(std::string_view fabric_name) {
 inline fabric::PrivateData make_private_data(uint8_t ird, uint8_t ord, std::string_view fabric_name,
                                              uint8_t abilities) {
     fabric::PrivateData data;
-    put_big_endian32(data.bytes.data(), ird);
-    put_big_endian32(data.bytes.data() + 4, ord);
+    wire::store_be<uint32_t>(data.bytes.data(), ird);
+    wire::store_be<uint32_t>(data.bytes.data() + 4, ord);
     std::memcpy(data.bytes.data() + kIrdOrdLength, kOwnKind.data(), kOwnKind.size());
     data.bytes[kFabricMarkAt] = static_cast<std::byte>(fabric_mark(fabric_name));
     data.bytes[kAbilitiesAt] = static_cast<std::byte>(abilities);
@@ -58,9 +56,8 @@ inline bool has_ird_ord(const fabric::PrivateData& data) {
 // order.
 inline uint32_t ird_of(const fabric::PrivateData& data) {
     if (!has_ird_ord(data)) return 0;
-    uint32_t value = 0;
-    for (size_t i = 0; i < sizeof value; ++i) value = value << 8 | std::to_integer<uint32_t>(data.bytes[i]);
-    return value > 0xffff ? __builtin_bswap32(value) : value;
+    const auto value = wire::load_be<uint32_t>(data.bytes.data());
+    return value > 0xffff ? std::byteswap(value) : value;
 }
 
 inline bool is_own_kind(const fabric::PrivateData& data) {

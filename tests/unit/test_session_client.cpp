@@ -176,15 +176,26 @@ TEST_CASE("an engine of another user is not trusted") {
     ::waitpid(pid, nullptr, 0);
 }
 
+// A script that becomes this program as an engine, for tests that start one ("role: engine").
+struct EngineScript {
+    const std::string path = "/tmp/smbdirect-engine-test." + std::to_string(::getpid());
+    explicit EngineScript(const std::string& first = "") {
+        std::ofstream(path) << "#!/bin/sh\n"
+                            << first << "exec " << own_path() << " 'role: engine' >/dev/null 2>&1\n";
+        ::chmod(path.c_str(), 0700);
+    }
+    ~EngineScript() { ::unlink(path.c_str()); }
+    EngineScript(const EngineScript&) = delete;
+    EngineScript& operator=(const EngineScript&) = delete;
+};
+
 // In a network namespace of its own, since the names are the real ones. The exit status: the number of the
 // first line that does not hold.
 #define HOLDS(condition) \
     if (!(condition)) _exit(__LINE__ % 256)
 
 TEST_CASE("somebody squats on the system's name with a full backlog") {
-    const std::string script = "/tmp/smbdirect-squat-test." + std::to_string(::getpid());
-    std::ofstream(script) << "#!/bin/sh\nexec " << own_path() << " 'role: engine' >/dev/null 2>&1\n";
-    ::chmod(script.c_str(), 0700);
+    const EngineScript script;
     pid_t pid = ::fork();
     REQUIRE(pid >= 0);
     if (pid == 0) {
@@ -212,7 +223,7 @@ TEST_CASE("somebody squats on the system's name with a full backlog") {
             "SMBDIRECT_SOCKET",
             std::string(own.address.sun_path + 1, own.length - offsetof(sockaddr_un, sun_path) - 1).c_str(),
             1);
-        options.engine_path = script.c_str();
+        options.engine_path = script.path.c_str();
         options.wait_ms = 8000;
         before = milliseconds();
         HOLDS(ask_engine(options, Request{}, -1, nullptr).has_value());
@@ -226,7 +237,6 @@ TEST_CASE("somebody squats on the system's name with a full backlog") {
     int status = -1;
     REQUIRE(::waitpid(pid, &status, 0) == pid);
     CHECK(status == 0);
-    ::unlink(script.c_str());
 }
 
 TEST_CASE("an engine whose backlog is full is waited for") {
@@ -319,7 +329,7 @@ TEST_CASE("an engine starts as nobody's child") {
     ::sigaction(SIGCHLD, &old, nullptr);
 }
 
-// The engine that the next test starts: a script that becomes this program with a role.
+// What an EngineScript becomes.
 TEST_CASE("role: engine", "[.role]") {
     const char* name = std::getenv("SMBDIRECT_SOCKET");
     if (!name) return;
@@ -342,10 +352,8 @@ TEST_CASE("role: engine", "[.role]") {
 }
 
 TEST_CASE("several that start an engine at once, among signals, all reach the one that won") {
-    const std::string name = unique_name(),
-                      script = "/tmp/smbdirect-engine-test." + std::to_string(::getpid());
-    std::ofstream(script) << "#!/bin/sh\nexec " << own_path() << " 'role: engine' >/dev/null 2>&1\n";
-    ::chmod(script.c_str(), 0700);
+    const std::string name = unique_name();
+    const EngineScript script;
     ::setenv("SMBDIRECT_SOCKET", name.c_str(), 1);
     int results[2];
     REQUIRE(::pipe(results) == 0);
@@ -360,7 +368,7 @@ TEST_CASE("several that start an engine at once, among signals, all reach the on
         itimerval often{{0, 500}, {0, 500}};
         ::setitimer(ITIMER_REAL, &often, nullptr);
         ClientOptions options = options_for(name, 8000);
-        options.engine_path = script.c_str();
+        options.engine_path = script.path.c_str();
         auto reply = ask_engine(options, Request{}, -1, nullptr);
         uint64_t engine = reply ? reply->engine_id : 0;
         if (::waitpid(-1, nullptr, 0) != -1 || errno != ECHILD) engine = 0;
@@ -376,20 +384,15 @@ TEST_CASE("several that start an engine at once, among signals, all reach the on
     ::close(results[0]);
     ::close(results[1]);
     ::unsetenv("SMBDIRECT_SOCKET");
-    ::unlink(script.c_str());
 }
 
 TEST_CASE("an engine whose file comes from a slow disk is waited for longer than for an answer") {
-    const std::string name = unique_name(),
-                      script = "/tmp/smbdirect-slow-engine-test." + std::to_string(::getpid());
+    const std::string name = unique_name();
+    const EngineScript script("sleep 1.2\n");
     constexpr int kPatienceMs = 1000;
-    std::ofstream(script) << "#!/bin/sh\nsleep 1.2; exec " << own_path()
-                          << " 'role: engine' >/dev/null 2>&1\n";
-    ::chmod(script.c_str(), 0700);
     ::setenv("SMBDIRECT_SOCKET", name.c_str(), 1);
     ClientOptions options = options_for(name, kPatienceMs);
-    options.engine_path = script.c_str();
+    options.engine_path = script.path.c_str();
     CHECK(ask_engine(options, Request{}, -1, nullptr).has_value());
     ::unsetenv("SMBDIRECT_SOCKET");
-    ::unlink(script.c_str());
 }
